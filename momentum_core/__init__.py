@@ -1,0 +1,62 @@
+"""Momentum ResNets from pretrained residual networks: the library.
+
+    errors, config      the error tree; every option, defined once
+    checkpoint          reads strangers' checkpoints without torch and without running their code
+    architectures       the networks that can be named
+    reversible          the mathematics: runs of residual blocks that are exactly reversible
+    conversion          from a residual model to a momentum model
+    refinement          trains the momentum model briefly towards the original
+    memory              what a training step holds, measured
+    bundle              saves a momentum model and loads it again
+
+The names below are loaded when they are first used, so `import momentum_core` does not import
+torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from momentum_core.bundle import load
+    from momentum_core.config import (
+        ConversionConfig,
+        MeasurementConfig,
+        Preprocessing,
+        RefinementConfig,
+    )
+    from momentum_core.conversion import convert, plan_conversion
+    from momentum_core.reversible import MomentumStack
+
+_HOME = {
+    "ConversionConfig": "config",
+    "MeasurementConfig": "config",
+    "MomentumStack": "reversible",
+    "Preprocessing": "config",
+    "RefinementConfig": "config",
+    "convert": "conversion",
+    "load": "bundle",
+    "plan_conversion": "conversion",
+}
+
+__all__ = [
+    "ConversionConfig",
+    "MeasurementConfig",
+    "MomentumStack",
+    "Preprocessing",
+    "RefinementConfig",
+    "convert",
+    "load",
+    "plan_conversion",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

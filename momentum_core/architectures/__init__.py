@@ -1,0 +1,6 @@
+"""The networks that can be named, as modules with random weights."""
+
+from momentum_core.architectures.build import build
+from momentum_core.architectures.small_resnet import BasicBlock, SmallResNet
+
+__all__ = ["BasicBlock", "SmallResNet", "build"]

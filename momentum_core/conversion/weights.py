@@ -1,0 +1,65 @@
+"""A converted model's weights under the names that they had before conversion."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from momentum_core.conversion.plan import ConversionPlan, plan_of
+from momentum_core.errors import ConversionError
+
+
+def original_state_dict(converted: nn.Module) -> dict[str, Tensor]:
+    """Return the weights with exactly the original model's keys.
+
+    Weights trained in momentum form load into the original architecture again.
+
+    Raises:
+        ConversionError: the model was not converted.
+    """
+    prefixes = _prefixes(plan_of(converted))
+    return {_original(key, prefixes): tensor for key, tensor in converted.state_dict().items()}
+
+
+def load_original_state_dict(converted: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy weights with the original model's keys into a converted model.
+
+    Raises:
+        ConversionError: the model was not converted, or keys or shapes differ.
+    """
+    prefixes = _prefixes(plan_of(converted))
+    renamed = {}
+    for key in converted.state_dict():
+        original = _original(key, prefixes)
+        if original in weights:
+            renamed[key] = weights[original]
+    surplus = sorted(set(weights) - {_original(key, prefixes) for key in renamed})
+    if surplus:
+        raise ConversionError(
+            f"the weights hold {surplus[0]!r}, which the model does not have; load weights of the "
+            "architecture that was converted",
+            code="architecture_mismatch",
+        )
+    try:
+        converted.load_state_dict(renamed, strict=True)
+    except RuntimeError as error:
+        raise ConversionError(str(error), code="architecture_mismatch") from None
+
+
+def _prefixes(plan: ConversionPlan) -> dict[str, str]:
+    """Map the prefixes of keys in the converted model to the original ones."""
+    prefixes: dict[str, str] = {}
+    for run in plan.runs:
+        prefixes |= {f"{run.name}.blocks.{i}.": f"{name}." for i, name in enumerate(run.blocks)}
+    for chain in plan.recomputed:
+        prefixes |= {f"{chain[0]}.{i}.": f"{name}." for i, name in enumerate(chain)}
+    return prefixes
+
+
+def _original(key: str, prefixes: dict[str, str]) -> str:
+    parts = key.split(".")
+    # The longest prefix that was renamed is the innermost place that was changed.
+    for length in range(len(parts) - 1, 0, -1):
+        prefix = ".".join(parts[:length]) + "."
+        if prefix in prefixes:
+            return prefixes[prefix] + ".".join(parts[length:])
+    return key

@@ -1,0 +1,78 @@
+"""Top-1 accuracy and logits of a classifier on uint8 images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from momentum_core.config import Preprocessing
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a classifier answered."""
+
+    logits: Tensor
+    """Shape (images, classes), on the CPU."""
+
+    num_correct: int
+
+    @property
+    def num_images(self) -> int:
+        """Images that were shown."""
+        return self.logits.shape[0]
+
+    @property
+    def top1_percent(self) -> float:
+        """Share of images whose largest logit is that of their label, in percent."""
+        return 100.0 * self.num_correct / self.num_images
+
+
+def to_input(
+    images: NDArray[np.uint8], preprocessing: Preprocessing, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return `(pixel / 255 - mean) / std` of images (B, H, W, C) as float32 (B, C, H, W)."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    floats = pixels.permute(0, 3, 1, 2).float().div_(255).contiguous()
+    mean = torch.tensor(preprocessing.mean, device=device).view(-1, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(-1, 1, 1)
+    return floats.sub_(mean).div_(std)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    preprocessing: Preprocessing,
+) -> Evaluation:
+    """Show all images to `model` in evaluation mode; its training flag is as before afterwards.
+
+    Args:
+        model: a classifier.
+        images: shape (B, H, W, C).
+        labels: shape (B,).
+        preprocessing: mean and standard deviation for each channel.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    try:
+        logits = torch.cat(
+            [
+                model(
+                    to_input(images[start : start + EVALUATION_BATCH], preprocessing, device)
+                ).cpu()
+                for start in range(0, len(images), EVALUATION_BATCH)
+            ]
+        )
+    finally:
+        model.train(was_training)
+    correct = int((logits.argmax(dim=1) == torch.from_numpy(labels)).sum())
+    return Evaluation(logits, correct)

@@ -1,0 +1,11 @@
+"""The exact reversible core: momentum stacks whose activations can be recomputed bit for bit."""
+
+from __future__ import annotations
+
+from momentum_core.reversible.fraction import round_gamma
+from momentum_core.reversible.inverse import MomentumState
+from momentum_core.reversible.recomputed import Recomputed
+from momentum_core.reversible.scheme import scheme_coefficients
+from momentum_core.reversible.stack import MomentumStack
+
+__all__ = ["MomentumStack", "MomentumState", "Recomputed", "round_gamma", "scheme_coefficients"]

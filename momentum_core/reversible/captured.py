@@ -1,0 +1,66 @@
+"""Find what a block's graph needs a gradient for, beyond its own parameters and arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
+
+from momentum_core.errors import ReversibilityError
+
+
+def check_captured(root: Node, block: nn.Module, known: Iterable[Tensor], where: str) -> None:
+    """Raise if the graph under `root` reaches a tensor that is not among `known`.
+
+    Such a tensor would silently get no gradient: it is used by the block, but neither its
+    parameter nor an argument.
+
+    Args:
+        root: last node of the block's graph.
+        block: the block, for the message.
+        known: the block's input, parameters and differentiable arguments.
+        where: run and block, for the message.
+
+    Raises:
+        ReversibilityError: a captured tensor needs a gradient.
+    """
+    known = tuple(known)
+    leaves = {id(tensor) for tensor in known}
+    borders = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
+    seen = {root}
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if node in borders:
+            continue
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in leaves:
+            raise _captured_error(variable, block, where)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+
+
+def edge_of(tensor: Tensor) -> GradientEdge | None:
+    """Return where `tensor` hangs in its graph, or None if it has none."""
+    if tensor.grad_fn is None:
+        return None
+    return GradientEdge(tensor.grad_fn, tensor.output_nr)
+
+
+def _captured_error(variable: Tensor, block: nn.Module, where: str) -> ReversibilityError:
+    kind = type(variable).__name__
+    if kind == "FlatParameter":
+        return ReversibilityError(
+            f"{where}: its parameters are sharded by FullyShardedDataParallel, which frees them "
+            "before they are needed again; use DistributedDataParallel",
+            code="sharded_parameters",
+        )
+    return ReversibilityError(
+        f"{where}: {type(block).__qualname__} uses a {kind} of shape {tuple(variable.shape)} that "
+        "needs a gradient but is neither its parameter nor an argument; pass it to the stack's "
+        "forward as an argument, register it in the block, or detach it",
+        code="captured_tensor",
+    )

@@ -1,0 +1,215 @@
+"""Autograd nodes of a momentum stack: one for each block, so that gradients flow out as they come.
+
+Between the nodes flow carriers, tensors of the right shape without storage; the values themselves
+live on the tape. The second carrier stands for w = gamma * v: its gradient is the very sum that
+the block before needs, with no scaling in between. With g_x', g_w' the gradients after one step:
+
+    g = g_x' + gamma * g_w'        g_f = c * g        g_w = g        g_x = g_x' + J_f^T g_f + p * g
+
+and of the rule's own tensors: g_c = <g, f>, g_b = <g, 1>, g_p = <g, x>.
+"""
+
+# ruff: noqa: ARG004 - autograd fixes the arguments of `forward` and `backward`.
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from momentum_core.errors import ReversibilityError
+from momentum_core.reversible.fixed_point import work_dtype
+from momentum_core.reversible.hooks import without_hooks
+from momentum_core.reversible.tape import Block, Evaluation, Tape
+
+Gradients = list[Tensor | None]
+
+
+@dataclass(slots=True)
+class Step:
+    """What a block's node needs in its backward pass."""
+
+    tape: Tape
+    block: Block
+    stored: bool
+    """Whether the block's graph is kept, in place of recomputing it."""
+
+    evaluation: Evaluation | None = field(default=None, init=False)
+
+
+class EnterRun(torch.autograd.Function):
+    """The run's input; its backward pass is the last to be called."""
+
+    @staticmethod
+    def forward(ctx: Any, tape: Tape, x: Tensor) -> Tensor:
+        """Return the carrier of the position."""
+        ctx.set_materialize_grads(False)
+        return carrier(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        """Pass the gradient of the position on."""
+        return None, gradients[0]
+
+
+class PassBlock(torch.autograd.Function):
+    """One block of the run."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Step, x: Tensor, w: Tensor, *tensors: Tensor) -> Any:
+        """Advance the tape past the block; return the carriers of x and w.
+
+        Args:
+            ctx: autograd's context.
+            step: the block and its tape.
+            x: carrier of the position.
+            w: carrier of gamma times the velocity.
+            *tensors: the rule's tensors, the block's parameters, the run's arguments: all that
+                need a gradient.
+        """
+        ctx.set_materialize_grads(False)
+        ctx.step = step
+        step.evaluation = step.tape.advance(step.block, keep_graph=step.stored)
+        return carrier(x), carrier(w)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        """Rewind the tape to before the block; return the gradients of `forward`'s tensors."""
+        step = _take_step(ctx)
+        grad_x, grad_w = gradients
+        tape, block, rule = step.tape, step.block, step.block.rule
+        if grad_x is None:
+            # Nothing behind this run depends on it: then nothing before it does either.
+            return (None,) * len(ctx.needs_input_grad)
+        evaluation = step.evaluation or tape.rewind(block)
+        if step.evaluation is not None:
+            tape.forget()
+            step.evaluation = None
+        # Gradients from within the run are ours to overwrite; the first comes from outside.
+        is_first = grad_w is None
+        total = grad_x.clone() if grad_w is None else _add(grad_x, grad_w, tape.gamma)
+        grads_rule = _rule_gradients(step, evaluation, total)
+        grad_f = (total * rule.coefficient).to(evaluation.output.dtype)
+        inner = pull_back(evaluation, grad_f)
+        grad_position = inner.pop(0) if evaluation.with_position else None
+        if ctx.needs_input_grad[1]:
+            grad_x = grad_x.clone() if is_first else grad_x
+            if grad_position is not None:
+                grad_x.add_(grad_position)
+            if rule.includes_skip:
+                grad_x.sub_(grad_f)
+            if rule.predictor is not None:
+                grad_x.add_(total * rule.predictor)
+        else:
+            grad_x = None
+        if tape.position == 0 and not step.stored:
+            tape.check_start()
+        return None, grad_x, total if ctx.needs_input_grad[2] else None, *grads_rule, *inner
+
+
+def _add(grad_x: Tensor, grad_w: Tensor, gamma: float) -> Tensor:
+    return torch.add(grad_x, grad_w, alpha=gamma, out=grad_w)
+
+
+class InitialVelocity(torch.autograd.Function):
+    """The learned initial velocity v[0] = g(x[0]), recomputed like a block."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Step, x: Tensor, *tensors: Tensor) -> Any:
+        """Set the tape's velocity; return the carriers of x and w."""
+        ctx.set_materialize_grads(False)
+        ctx.step = step
+        step.evaluation = step.tape.start(step.block, keep_graph=step.stored)
+        return carrier(x), carrier(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        """Recompute g, check that it gives the reconstructed velocity, differentiate it."""
+        step = _take_step(ctx)
+        grad_x, grad_w = gradients
+        evaluation = step.evaluation or step.tape.restart(step.block)
+        step.evaluation = None
+        if grad_w is None:
+            return None, grad_x, *(None,) * (len(ctx.needs_input_grad) - 2)
+        inner = pull_back(evaluation, grad_w.mul_(step.tape.gamma).to(evaluation.output.dtype))
+        grad_position = inner.pop(0) if evaluation.with_position else None
+        if grad_x is not None and grad_position is not None:
+            grad_x.add_(grad_position)
+        return None, grad_x if ctx.needs_input_grad[1] else None, *inner
+
+
+class LeaveRun(torch.autograd.Function):
+    """The run's output; its backward pass is the first to be called."""
+
+    @staticmethod
+    def forward(ctx: Any, tape: Tape, x: Tensor) -> Tensor:
+        """Return the last position as floats; NaN all over if a deferred range check failed."""
+        ctx.set_materialize_grads(False)
+        ctx.tape = tape
+        return tape.finish()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        """Open the backward pass, which may happen once."""
+        if torch.is_grad_enabled():
+            raise ReversibilityError(
+                f"{ctx.tape.name}: create_graph=True asks for a gradient of the gradient, which "
+                "a reversible run does not have; build the stack's blocks without MomentumStack "
+                "for that, or drop create_graph",
+                code="double_backward",
+            )
+        ctx.tape.begin_backward()
+        return None, gradients[0]
+
+
+def carrier(like: Tensor) -> Tensor:
+    """Return a tensor of the shape, dtype and device of `like` that stores one element."""
+    strides = (0,) * like.dim()
+    return torch.empty_strided(like.shape, strides, dtype=like.dtype, device=like.device)
+
+
+def pull_back(evaluation: Evaluation, gradient: Tensor) -> Gradients:
+    """Return the gradients of `evaluation.inputs`, given that of its output.
+
+    Hooks on parameters do not run here: autograd runs them once, when it accumulates.
+    """
+    root, inputs = evaluation.root, evaluation.inputs
+    if root is None or not inputs:
+        return [None] * len(inputs)
+    with without_hooks(inputs):
+        # Positions come as edges, parameters as tensors; autograd takes them side by side.
+        mixed: Any = inputs
+        return list(torch.autograd.grad((root,), mixed, (gradient,), allow_unused=True))
+
+
+def _take_step(ctx: Any) -> Step:
+    step: Step = ctx.step
+    ctx.step = None
+    return step
+
+
+def _rule_gradients(step: Step, evaluation: Evaluation, total: Tensor) -> Gradients:
+    """Return the gradients of the rule's trainable tensors, in the order c, b, p."""
+    block, tape = step.block, step.tape
+    trainable = block.trainable
+    if trainable == (None, None, None):
+        return []
+    work = work_dtype(tape.dtype)
+    weights = total.to(work)
+    seen = evaluation.position
+    result: Gradients = []
+    coefficient, offset, predictor = trainable
+    if coefficient is not None:
+        f = evaluation.output.to(work)
+        if block.rule.includes_skip:
+            assert seen is not None
+            f = f - seen.to(work)
+        result.append((weights * f).sum_to_size(coefficient.shape).to(coefficient.dtype))
+    if offset is not None:
+        result.append(weights.sum_to_size(offset.shape).to(offset.dtype))
+    if predictor is not None:
+        assert seen is not None
+        moment = (weights * seen.to(work)).sum_to_size(predictor.shape)
+        result.append(moment.to(predictor.dtype))
+    return result

@@ -1,0 +1,68 @@
+"""Run a stack forwards and get its input back: the inverse as a thing of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from momentum_core.reversible.passes import Run, check_input, create_tape, initial_block
+from momentum_core.reversible.tape import Block, Tape
+
+
+class MomentumState:
+    """Where a run has arrived, with all it takes to go back to the start exactly."""
+
+    def __init__(self, tape: Tape, blocks: tuple[Block, ...], initial: Block | None) -> None:
+        self._tape = tape
+        self._blocks = blocks
+        self._initial = initial
+
+    @property
+    def x(self) -> Tensor:
+        """The position, as floats."""
+        return self._tape.read_position()
+
+    @property
+    def v(self) -> Tensor:
+        """The velocity, as floats."""
+        state = self._tape.state
+        return state.fixed_point.decode_velocity(state.v, state.dtype)
+
+    def held_bytes(self) -> int:
+        """Return the bytes that position, velocity and remainders hold."""
+        return self._tape.state.held_bytes()
+
+
+def advance_run(run: Run, x: Tensor) -> MomentumState:
+    """Pass through the whole run on integers, without gradients.
+
+    Raises:
+        StateRangeError: a value does not fit the state.
+    """
+    check_input(x, run.name)
+    tape, blocks = create_tape(run, x.detach(), None)
+    initial = initial_block(run) if tape.has_initial_velocity else None
+    if initial is not None:
+        tape.start(initial, keep_graph=False)
+    for block in blocks:
+        tape.advance(block, keep_graph=False)
+    tape.raise_if_out_of_range()
+    return MomentumState(tape, blocks, initial)
+
+
+def rewind_run(state: MomentumState) -> Tensor:
+    """Return the position at the start of `state`'s run; `state` is used up.
+
+    Raises:
+        ReversibilityError: it was used up before, or a block did not compute the same again.
+    """
+    tape = state._tape
+    tape.begin_backward()
+    for block in reversed(state._blocks):
+        tape.rewind(block)
+    if state._initial is None:
+        tape.check_reversed()
+    else:
+        tape.restart(state._initial)
+    with torch.no_grad():
+        return tape.read_position()

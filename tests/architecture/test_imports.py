@@ -1,0 +1,47 @@
+"""The API process is small: what it imports never brings torch with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCH_FREE = [
+    "momentum_core",
+    "momentum_core.config",
+    "momentum_core.errors",
+    "api",
+    "worker",
+    "worker.contract",
+]
+
+
+def _modules_after(statement: str) -> set[str]:
+    """Names of the modules that a fresh Python holds after `statement`."""
+    program = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_importing_a_light_module_does_not_import_torch(module: str) -> None:
+    assert not _modules_after(f"import {module}") & {"torch", "torchvision", "safetensors"}
+
+
+def test_every_public_name_of_the_library_says_where_it_lives() -> None:
+    import momentum_core
+
+    assert set(momentum_core.__all__) == set(momentum_core._HOME)
+    assert momentum_core.__all__ == sorted(momentum_core.__all__)
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    import momentum_core
+
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = momentum_core.nonsense

@@ -1,0 +1,83 @@
+"""Fixtures that tests of every package share: real data, real Redis, real PostgreSQL.
+
+Each is required where `CI=true`; on a machine that lacks it, its tests are skipped and say why.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REDIS_ADDRESS = ("127.0.0.1", 6379)
+POSTGRES_ADDRESS = ("127.0.0.1", 5432)
+
+
+def _absent(reason: str) -> None:
+    """Skip on a user's machine; fail in CI, where nothing may be missing."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"required in CI: {reason}")
+    pytest.skip(reason)
+
+
+def _is_listening(address: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(address, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real checkpoints and data beside the project."""
+    folder = Path(os.environ.get("MOMENTUM_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "cifar10.npz").exists():
+        _absent(f"no shared data in {folder}; set MOMENTUM_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """URL of the machine's Redis, in a database that is emptied before and after."""
+    if not _is_listening(REDIS_ADDRESS):
+        _absent("no Redis on 127.0.0.1:6379")
+    import redis
+
+    url = f"redis://{REDIS_ADDRESS[0]}:{REDIS_ADDRESS[1]}/{_free_redis_database()}"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        client.set("momentum-test-lock", os.getpid())
+        yield url
+        client.flushdb()
+
+
+def _free_redis_database() -> int:
+    """Choose a database of this Redis that nobody uses: test runs may share the server."""
+    import redis
+
+    with redis.Redis(*REDIS_ADDRESS) as client:
+        used = {int(name[2:]) for name in client.info("keyspace")}
+    free = [number for number in range(1, 16) if number not in used]
+    return free[os.getpid() % len(free)] if free else 15
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """SQLAlchemy URL of a fresh schema in the machine's PostgreSQL, dropped afterwards."""
+    if not _is_listening(POSTGRES_ADDRESS):
+        _absent("no PostgreSQL on 127.0.0.1:5432")
+    import psycopg
+
+    schema = f"momentum_{uuid.uuid4().hex[:12]}"
+    dsn = "host=127.0.0.1 port=5432 dbname=test user=" + os.environ.get("PGUSER", "postgres")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f'CREATE SCHEMA "{schema}"')
+        user = connection.info.user
+        yield f"postgresql+psycopg://{user}@127.0.0.1:5432/test?options=-csearch_path%3D{schema}"
+        connection.execute(f'DROP SCHEMA "{schema}" CASCADE')

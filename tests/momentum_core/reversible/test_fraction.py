@@ -1,0 +1,58 @@
+from fractions import Fraction
+
+import pytest
+
+from momentum_core.errors import ConfigError
+from momentum_core.reversible import round_gamma
+from momentum_core.reversible.fraction import shift_of
+
+
+@pytest.mark.parametrize(
+    ("gamma", "fraction"),
+    [
+        (0.5, Fraction(1, 2)),
+        (0.9, Fraction(9, 10)),
+        (0.97, Fraction(97, 100)),
+        (1 / 3, Fraction(1, 3)),
+        (0.875, Fraction(7, 8)),
+        (1 / 1024, Fraction(1, 1024)),
+        (2**-12, Fraction(1, 4096)),
+        (0.0021, Fraction(1, 512)),
+        (Fraction(2, 7), Fraction(2, 7)),
+        (127 / 128, Fraction(127, 128)),
+        (0.9935, Fraction(127, 128)),
+    ],
+)
+def test_gamma_becomes_the_nearest_fraction_that_integers_can_multiply_by(gamma, fraction):
+    assert round_gamma(gamma) == fraction
+
+
+def test_rounding_is_as_close_as_denominators_up_to_128_allow():
+    for step in range(1, 990):
+        gamma = step / 1000
+        error = abs(float(round_gamma(gamma)) - gamma)
+        nearest = min(
+            abs(n / d - gamma)
+            for d in range(2, 129)
+            for n in {int(gamma * d), int(gamma * d) + 1}
+            if 0 < n < d
+        )
+        assert error <= nearest + 1e-12
+
+
+@pytest.mark.parametrize("gamma", [0, 1, -0.5, 1.5, float("nan"), float("inf"), "0.5", True, None])
+def test_gamma_outside_the_open_interval_is_refused(gamma):
+    with pytest.raises(ConfigError, match="gamma must be a number between 0 and 1"):
+        round_gamma(gamma)
+
+
+@pytest.mark.parametrize(("gamma", "limit"), [(1e-4, "1/4096"), (0.999, "127/128")])
+def test_gamma_too_close_to_the_ends_is_refused_with_the_limit(gamma, limit):
+    with pytest.raises(ConfigError, match=limit):
+        round_gamma(gamma)
+
+
+def test_powers_of_two_are_recognised():
+    assert shift_of(Fraction(1, 16)) == 4
+    assert shift_of(Fraction(3, 16)) is None
+    assert shift_of(Fraction(1, 3)) is None

@@ -1,0 +1,58 @@
+"""Options refuse values they cannot have, and say what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from momentum_core.config import (
+    ConversionConfig,
+    MeasurementConfig,
+    Preprocessing,
+    RefinementConfig,
+)
+from momentum_core.errors import ConfigError
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 1.5, -0.1, "x", None, True, math.nan, math.inf])
+def test_gamma_outside_the_open_interval_is_refused_with_a_remedy(gamma: object) -> None:
+    with pytest.raises(ConfigError, match=r"between 0 and 1, both excluded.*try 0\.5"):
+        ConversionConfig(gamma=gamma)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gamma", [1 / 16, 0.5, 0.97, 1e-6])
+def test_gamma_inside_the_open_interval_is_kept(gamma: float) -> None:
+    assert ConversionConfig(gamma=gamma).gamma == gamma
+
+
+def test_an_unknown_scheme_is_refused_and_named() -> None:
+    with pytest.raises(ConfigError, match="'fast'"):
+        ConversionConfig(scheme="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "named"),
+    [
+        (MeasurementConfig, {"batch_size": 0}, "batch_size"),
+        (MeasurementConfig, {"image_size": 4}, "image_size"),
+        (MeasurementConfig, {"repeats": 2.5}, "repeats"),
+        (RefinementConfig, {"max_steps": -1}, "max_steps"),
+        (RefinementConfig, {"batch_size": True}, "batch_size"),
+        (RefinementConfig, {"learning_rate": math.nan}, "learning_rate"),
+        (RefinementConfig, {"label_weight": 1.1}, "label_weight"),
+        (Preprocessing, {"mean": (0.5,), "std": (0.5, 0.5)}, "mean and std"),
+        (Preprocessing, {"mean": (127.0,), "std": (0.5,)}, "mean"),
+        (Preprocessing, {"mean": (0.5,), "std": (0.0,)}, "std"),
+    ],
+)
+def test_a_bad_option_is_named(kind: type, options: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        kind(**options)
+
+
+def test_options_cannot_be_changed_after_they_were_checked() -> None:
+    config = ConversionConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.gamma = 1.5  # type: ignore[misc]

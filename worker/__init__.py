@@ -1,0 +1,1 @@
+"""The worker: runs conversion jobs that the database records and Celery announces."""
