@@ -59,8 +59,8 @@ class MeasurementConfig:
     image_size: int | None = None
     """Side of the square input in pixels; None takes the architecture's own."""
 
-    repeats: int = 3
-    """Timed repetitions of the step; the median is reported."""
+    repeats: int = 5
+    """Timed repetitions of the step, original and momentum in turns; the median is reported."""
 
     def __post_init__(self) -> None:
         _check_integer("batch_size", self.batch_size, low=1, high=4096)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -112,21 +113,44 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def measure_training_step(
-    model: nn.Module, images: Tensor, labels: Tensor, *, repeats: int = 3
+    model: nn.Module, images: Tensor, labels: Tensor, *, repeats: int = 5
 ) -> StepMeasurement:
-    """Measure a training step of `model`: cross-entropy, forward and backward pass.
+    """Measure a training step of `model`; see `measure_side_by_side`."""
+    return measure_side_by_side([model], images, labels, repeats=repeats)[0]
 
-    Weights, buffers, gradients and the training flag are as before afterwards.
+
+def measure_side_by_side(
+    models: Sequence[nn.Module], images: Tensor, labels: Tensor, *, repeats: int = 5
+) -> list[StepMeasurement]:
+    """Measure a training step of each model: cross-entropy, forward and backward pass.
+
+    The timed steps take turns, so that whatever else the machine does meets all models alike; their
+    ratio is worth more than the seconds. Weights, buffers, gradients and training flags are as
+    before afterwards.
 
     Args:
-        model: a classifier.
-        images: shape (B, C, H, W), on the model's device.
+        models: classifiers, on one device.
+        images: shape (B, C, H, W), on the models' device.
         labels: class numbers, shape (B,), int64.
         repeats: timed repetitions.
 
     Raises:
-        MomentumError: the model cannot take the images, or cannot be reversed on them.
+        MomentumError: a model cannot take the images, or cannot be reversed on them.
     """
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(_prepared(model))
+            _step(model, images, labels)  # the first step makes what every later one reuses
+        rounds = [[_timed_step(model, images, labels) for model in models] for _ in range(repeats)]
+        return [
+            _measurement(model, images, labels, statistics.median(seconds))
+            for model, seconds in zip(models, zip(*rounds, strict=True), strict=True)
+        ]
+
+
+@contextmanager
+def _prepared(model: nn.Module) -> Iterator[None]:
+    """Give the model gradients to add to, in training mode; put everything back afterwards."""
     was_training = model.training
     parameters = [p for p in model.parameters() if p.requires_grad]
     gradients = [p.grad for p in parameters]
@@ -136,18 +160,7 @@ def measure_training_step(
     try:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-        _step(model, images, labels)  # the first step makes what every later one reuses
-        seconds = statistics.median(_timed_step(model, images, labels) for _ in range(repeats))
-        activation_bytes, peak_bytes = _count_step(model, images, labels)
-        return StepMeasurement(
-            parameter_bytes=_num_bytes(model.parameters()),
-            gradient_bytes=_num_bytes(parameters),
-            buffer_bytes=_num_bytes(model.buffers()),
-            input_bytes=_num_bytes([images, labels]),
-            activation_bytes=activation_bytes,
-            peak_bytes=peak_bytes,
-            seconds=seconds,
-        )
+        yield
     finally:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -156,6 +169,22 @@ def measure_training_step(
                 buffer.copy_(buffers[name])
         model.train(was_training)
         torch.set_rng_state(random_state)
+
+
+def _measurement(
+    model: nn.Module, images: Tensor, labels: Tensor, seconds: float
+) -> StepMeasurement:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    activation_bytes, peak_bytes = _count_step(model, images, labels)
+    return StepMeasurement(
+        parameter_bytes=_num_bytes(model.parameters()),
+        gradient_bytes=_num_bytes(parameters),
+        buffer_bytes=_num_bytes(model.buffers()),
+        input_bytes=_num_bytes([images, labels]),
+        activation_bytes=activation_bytes,
+        peak_bytes=peak_bytes,
+        seconds=seconds,
+    )
 
 
 def _step(model: nn.Module, images: Tensor, labels: Tensor) -> None:

@@ -50,6 +50,15 @@ def fetch_zoo_checkpoint(entry: ZooEntry, cache_dir: Path, *, base_url: str | No
     return path
 
 
+def shipped_dataset(entry: ZooEntry) -> Path | None:
+    """Return the data set that an entry brings with it, or None if it brings none.
+
+    Args:
+        entry: any entry of the zoo.
+    """
+    return None if entry.data_file is None else SHIPPED_FOLDER / entry.data_file
+
+
 def _check_digest(entry: ZooEntry, path: Path, digest: str) -> None:
     """Check the published prefix and the recorded digest; record it at the first time."""
     _check_prefix(entry, digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,8 @@ def evaluate(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     preprocessing: Preprocessing,
+    *,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Show all images to `model` in evaluation mode; its training flag is as before afterwards.
 
@@ -59,20 +62,20 @@ def evaluate(
         images: shape (B, H, W, C).
         labels: shape (B,).
         preprocessing: mean and standard deviation for each channel.
+        on_batch: called with the number of images shown so far; may raise to stop.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    answers: list[Tensor] = []
     try:
-        logits = torch.cat(
-            [
-                model(
-                    to_input(images[start : start + EVALUATION_BATCH], preprocessing, device)
-                ).cpu()
-                for start in range(0, len(images), EVALUATION_BATCH)
-            ]
-        )
+        for start in range(0, len(images), EVALUATION_BATCH):
+            batch = images[start : start + EVALUATION_BATCH]
+            answers.append(model(to_input(batch, preprocessing, device)).cpu())
+            if on_batch is not None:
+                on_batch(start + len(batch))
     finally:
         model.train(was_training)
+    logits = torch.cat(answers)
     correct = int((logits.argmax(dim=1) == torch.from_numpy(labels)).sum())
     return Evaluation(logits, correct)

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from typing import Any
 import momentum_core
 from momentum_core.checkpoint import DEFAULT_LIMITS, CheckpointFacts, DatasetFacts, Limits
 from momentum_core.errors import ArchitectureError, CheckpointError, DataError, MomentumError
+from worker.contract.durable_files import new_file
 
 __all__ = [
     "CheckpointFacts",
@@ -60,7 +60,7 @@ def inspect_checkpoint(
         CheckpointError: the file is refused; `code` says why.
         ArchitectureError: the weights do not fit `architecture`, or none that is known.
     """
-    with _open_source(source) as descriptor, _new_file(target) as output:
+    with _open_source(source) as descriptor, new_file(target) as output:
         request = {"task": "checkpoint", "target": output, "architecture": architecture}
         answer = _ask_child(request, descriptor, (output,), limits)
         try:
@@ -96,30 +96,6 @@ def _open_source(source: Path) -> Iterator[int]:
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _new_file(target: Path) -> Iterator[int]:
-    """Open a temporary file; sync it and give it its name when the body ends well."""
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        yield descriptor
-        os.fsync(descriptor)
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

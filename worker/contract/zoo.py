@@ -44,6 +44,9 @@ class ZooEntry:
     url: str | None
     """Where it is published; None for what the project ships."""
 
+    data_file: str | None
+    """Data set that the entry brings, in the folder of shipped entries; None for the others."""
+
     preprocessing: Preprocessing
     """How pixels become the network's input."""
 
@@ -102,6 +105,7 @@ def _torchvision(
         file_name=file_name,
         sha256_prefix=prefix,
         url=f"{BASE_URL}/{file_name}",
+        data_file=None,
         preprocessing=_IMAGENET,
         image_size=224,
         resize_size=256 if is_older else 232,
@@ -119,7 +123,27 @@ _NEW = f"{_ISSUES}/issues/3995#new-recipe"
 _FIXRES = f"{_ISSUES}/issues/3995#new-recipe-with-fixres"
 _NEW_RESNET50 = f"{_ISSUES}/issues/3995#issuecomment-1013906621"
 
+_DIGITS = ZooEntry(
+    name="digits_resnet26.DIGITS",
+    is_default=True,
+    architecture="digits_resnet26",
+    num_classes=10,
+    file_name="digits_resnet26-9a97caaa.safetensors",
+    sha256_prefix="9a97caaa",
+    url=None,
+    data_file="digits.npz",
+    preprocessing=Preprocessing(mean=(0.3053,), std=(0.3758,)),
+    image_size=8,
+    resize_size=8,
+    published_top1=99.2,
+    recipe="worker/zoo_entries/train_digits.py",
+    licence="weights: MIT (this project); data: CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical "
+    "Recognition of Handwritten Digits, UCI Machine Learning Repository, doi:10.24432/C50P49; "
+    "the test set, as in scikit-learn, values scaled to 0..255 and split anew)",
+)
+
 ZOO: tuple[ZooEntry, ...] = (
+    _DIGITS,
     _torchvision("resnet18", _V1, "f37072fd", 69.758, _RESNET, default=True),
     _torchvision("resnet34", _V1, "b627a593", 73.314, _RESNET, default=True),
     _torchvision("resnet50", _V1, "0676ba61", 76.13, _RESNET),

@@ -1,0 +1,91 @@
+"""The command `momentum`: a light shell that never imports torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from api.demo import run_demo
+from api.supervisor import LocalService, ServiceError
+from worker.contract.database import open_database
+from worker.contract.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds everything the service writes; MOMENTUM_DATA_DIR."),
+]
+
+
+@app.callback()
+def main() -> None:
+    """Convert pretrained residual networks to Momentum ResNets, and refine them."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    data_dir: DataDir = None,
+) -> None:
+    """Run broker, worker and API on this machine until Ctrl-C.
+
+    With MOMENTUM_BROKER_URL or MOMENTUM_DATABASE_URL set, those are used instead of the embedded
+    ones.
+    """
+    stopped = _stop_on_signals()
+    try:
+        with LocalService(_settings(data_dir), host=host, port=port) as service:
+            typer.echo(f"Momentum Zoo is ready: {service.url}  (API: {service.url}/docs)")
+            typer.echo(f"Logs: {service.logs}  Stop with Ctrl-C.")
+            service.watch(stopped, typer.echo)
+            typer.echo("Stopping ...")
+    except ServiceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option(help="Folder for the downloaded weights and report.")
+    ] = Path(".momentum/demo"),
+) -> None:
+    """Convert the shipped network through a service of its own, and show what came back."""
+    try:
+        succeeded = run_demo(output, say=typer.echo)
+    except ServiceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    raise typer.Exit(0 if succeeded else 1)
+
+
+@app.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the job record's schema up to date (every process does so when it starts)."""
+    open_database(_settings(data_dir).database).dispose()
+    typer.echo("the job record is up to date")
+
+
+def _settings(data_dir: Path | None) -> Settings:
+    return Settings() if data_dir is None else Settings(data_dir=data_dir)
+
+
+def _stop_on_signals() -> threading.Event:
+    stopped = threading.Event()
+
+    def stop(_: int, __: FrameType | None) -> None:
+        if stopped.is_set():
+            os._exit(130)  # the second Ctrl-C: the kernel ends the children
+        stopped.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    return stopped

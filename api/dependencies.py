@@ -1,0 +1,48 @@
+"""What routes take as arguments: the parts of the service, and who asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from api.problems import Problem
+from worker.contract.file_store import FileStore
+from worker.contract.job import DEFAULT_TENANT, Job
+from worker.contract.job_store import JobStore
+from worker.contract.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the application was made of."""
+
+    settings: Settings
+    store: JobStore
+    files: FileStore
+
+
+def _service(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+def _tenant() -> str:
+    """Return who asks; without keys there is one tenant."""
+    return DEFAULT_TENANT
+
+
+ServiceDependency = Annotated[Service, Depends(_service)]
+TenantDependency = Annotated[str, Depends(_tenant)]
+
+
+def _job(job_id: str, service: ServiceDependency, tenant: TenantDependency) -> Job:
+    try:
+        return service.store.get(job_id, tenant=tenant)
+    except LookupError:
+        raise Problem(
+            404, "job_not_found", "there is no such job; POST /convert answers with a job's id"
+        ) from None
+
+
+JobDependency = Annotated[Job, Depends(_job)]

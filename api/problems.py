@@ -1,0 +1,111 @@
+"""Errors as HTTP answers: `application/problem+json` with a stable `code` (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from momentum_core.errors import MomentumError
+
+PROBLEM_TYPE = "application/problem+json"
+
+logger = logging.getLogger(__name__)
+
+_STATUS_OF_CODE = {
+    "unsupported_format": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "upload_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+}
+"""Status of a `MomentumError` by its code; every other one is 422."""
+
+
+class Problem(Exception):
+    """An answer other than success; raised anywhere below a route."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Describe the answer.
+
+        Args:
+            status: HTTP status.
+            code: a stable word for programs.
+            detail: what is wrong, what was given, what to do.
+            errors: one entry for each wrong field: `pointer` (a JSON pointer) and `detail`.
+            headers: further headers.
+        """
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.errors = errors
+        self.headers = headers
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem."""
+
+    @app.exception_handler(Problem)
+    def _(_: Request, problem: Problem) -> JSONResponse:
+        extra = {"errors": problem.errors} if problem.errors else {}
+        return _answer(problem.status, problem.code, str(problem), extra, problem.headers)
+
+    @app.exception_handler(MomentumError)
+    def _(_: Request, error: MomentumError) -> JSONResponse:
+        status = _STATUS_OF_CODE.get(error.code, HTTPStatus.UNPROCESSABLE_ENTITY)
+        return _answer(status, error.code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    def _(_: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [
+            {"pointer": "/" + "/".join(map(str, one["loc"])), "detail": one["msg"]}
+            for one in error.errors()
+        ]
+        detail = "; ".join(f"{one['pointer']}: {one['detail']}" for one in errors)
+        return _answer(422, "invalid_request", detail, {"errors": errors})
+
+    @app.exception_handler(HTTPException)
+    def _(_: Request, error: HTTPException) -> JSONResponse:
+        status = HTTPStatus(error.status_code)
+        code = status.name.lower()
+        return _answer(status, code, f"{error.detail}; GET /docs lists what there is")
+
+    @app.exception_handler(Exception)
+    def _(_: Request, error: Exception) -> JSONResponse:
+        logger.error("unexpected error", exc_info=error)
+        return _answer(
+            500, "internal_error", "an error of the service; its log says more; try again"
+        )
+
+
+def _answer(
+    status: int,
+    code: str,
+    detail: str,
+    extra: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    return JSONResponse(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": int(status),
+            "code": code,
+            "detail": detail,
+            **(extra or {}),
+        },
+        status_code=status,
+        media_type=PROBLEM_TYPE,
+        headers=dict(headers or {}),
+    )

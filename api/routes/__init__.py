@@ -1,0 +1,1 @@
+"""The HTTP surface: each route translates, and one function does the work."""

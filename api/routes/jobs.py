@@ -1,0 +1,120 @@
+"""Jobs and what they made."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import FileResponse
+
+from api.dependencies import JobDependency, Service, ServiceDependency
+from api.problems import Problem
+from api.routes.convert import RETRY_SECONDS
+from api.schemas import EventPage, EventView, JobView
+from worker.contract.job import Job, JobState
+
+WEIGHTS_FILE = "model.safetensors"
+REPORT_FILE = "report.json"
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get("/{job_id}", operation_id="get_job", summary="Follow a job", response_model=JobView)
+def get_job(
+    job: JobDependency,
+    service: ServiceDependency,
+    response: Response,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> JobView | Response:
+    """Return a job; ask again after `Retry-After` seconds until its state is final."""
+    headers = {"ETag": f'"{job.revision}"', "Cache-Control": "no-cache"}
+    if not job.state.is_final:
+        headers["Retry-After"] = str(RETRY_SECONDS)
+    if if_none_match == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return JobView.of(job, service.store.artifacts_of(job.id))
+
+
+@router.get("/{job_id}/events", operation_id="list_events", summary="What happened to a job")
+def list_events(
+    job: JobDependency,
+    service: ServiceDependency,
+    after: Annotated[int, Query(ge=0, le=2**53, description="Number of the last event seen.")] = 0,
+) -> EventPage:
+    """Return a page of events in order; the next one begins after the last number."""
+    found = service.store.events_of(job.id, after=after)
+    return EventPage(events=[EventView.of(event) for event in found])
+
+
+@router.get(
+    "/{job_id}/weights",
+    operation_id="get_weights",
+    summary="Download the momentum network's weights",
+    response_class=FileResponse,
+)
+def get_weights(job: JobDependency, service: ServiceDependency) -> FileResponse:
+    """Return the weights as safetensors, under the original architecture's names.
+
+    `momentum_core.load(file)` gives the network back.
+    """
+    return _download(job, WEIGHTS_FILE, service)
+
+
+@router.get(
+    "/{job_id}/report",
+    operation_id="get_report",
+    summary="Read the memory report",
+    response_class=FileResponse,
+)
+def get_report(job: JobDependency, service: ServiceDependency) -> FileResponse:
+    """Return what training costs before and after, accuracy, plan and environment, as JSON."""
+    return _download(job, REPORT_FILE, service)
+
+
+@router.get(
+    "/{job_id}/artifacts/{name}",
+    operation_id="get_artifact",
+    summary="Download any file of a job",
+    response_class=FileResponse,
+)
+def get_artifact(job: JobDependency, name: str, service: ServiceDependency) -> FileResponse:
+    """Return a file that the job lists among its artifacts."""
+    return _download(job, name, service)
+
+
+def _download(job: Job, name: str, service: Service) -> FileResponse:
+    found = {one.name: one for one in service.store.artifacts_of(job.id)}
+    if job.state != JobState.SUCCEEDED:
+        raise _not_ready(job)
+    if name not in found:
+        raise Problem(
+            404, "artifact_not_found", f"the job has no such file; it has {', '.join(found)}"
+        )
+    artifact = found[name]
+    digest = base64.b64encode(bytes.fromhex(artifact.sha256)).decode()
+    disposition = "inline" if artifact.media_type == "application/json" else "attachment"
+    return FileResponse(
+        service.files.path_of(artifact.sha256),
+        media_type=artifact.media_type,
+        filename=f"{job.id[:8]}-{name}",
+        content_disposition_type=disposition,
+        headers={
+            "ETag": f'"{artifact.sha256}"',
+            "Repr-Digest": f"sha-256=:{digest}:",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+def _not_ready(job: Job) -> Problem:
+    if job.state.is_final:
+        reason = f" ({job.error.code}: {job.error.message})" if job.error else ""
+        return Problem(409, f"job_{job.state}", f"the job has {job.state}{reason}: it has no files")
+    return Problem(
+        409,
+        "job_not_finished",
+        f"the job is {job.state}; ask GET /jobs/{job.id} until it has succeeded",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )

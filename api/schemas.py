@@ -1,0 +1,175 @@
+"""What the API answers with, as OpenAPI documents it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, Field
+
+from worker.contract.job import Artifact, Event, Job, JobState, Stage
+from worker.contract.zoo import ZooEntry
+
+
+class JobErrorView(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(examples=["zoo_unavailable"])
+    message: str
+
+
+class ArtifactView(BaseModel):
+    """A file that a job made."""
+
+    name: str = Field(examples=["model.safetensors"])
+    num_bytes: int
+    sha256: str
+    media_type: str
+    url: str
+
+
+class JobView(BaseModel):
+    """A job, as far as it has come."""
+
+    id: str
+    name: str | None
+    state: JobState
+    stage: Stage | None = Field(description="Where a running job is.")
+    progress: float = Field(description="Share of the work that is done, 0 to 1.")
+    attempt: int = Field(description="Above 1: a worker died, and the job was run again.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    request: dict[str, Any] = Field(description="What was asked for, defaults included.")
+    result: dict[str, Any] | None = Field(description="The figures of a job that succeeded.")
+    error: JobErrorView | None
+    artifacts: list[ArtifactView]
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, job: Job, artifacts: list[Artifact]) -> Self:
+        """Show a job and its files."""
+        at = f"/jobs/{job.id}"
+        links = {"self": at, "events": f"{at}/events"}
+        if job.state == JobState.SUCCEEDED:
+            links |= {"weights": f"{at}/weights", "report": f"{at}/report"}
+        return cls(
+            id=job.id,
+            name=job.name,
+            state=job.state,
+            stage=job.stage,
+            progress=job.progress,
+            attempt=job.attempt,
+            created_at=_time(job.created_at),
+            started_at=_optional_time(job.started_at),
+            finished_at=_optional_time(job.finished_at),
+            request=job.request,
+            result=job.result,
+            error=JobErrorView(code=job.error.code, message=job.error.message)
+            if job.error
+            else None,
+            artifacts=[
+                ArtifactView(
+                    name=one.name,
+                    num_bytes=one.num_bytes,
+                    sha256=one.sha256,
+                    media_type=one.media_type,
+                    url=f"{at}/artifacts/{one.name}",
+                )
+                for one in artifacts
+            ],
+            links=links,
+        )
+
+
+class EventView(BaseModel):
+    """Something that happened to a job."""
+
+    number: int
+    kind: str = Field(examples=["queued", "started", "stage", "progress", "succeeded"])
+    at: datetime
+    attempt: int
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Show an event."""
+        return cls(
+            number=event.number,
+            kind=event.kind,
+            at=_time(event.at),
+            attempt=event.attempt,
+            data=event.data,
+        )
+
+
+class EventPage(BaseModel):
+    """Events in order; ask for more with `after` set to the last number."""
+
+    events: list[EventView]
+
+
+class ZooEntryView(BaseModel):
+    """Weights that a request may name."""
+
+    name: str = Field(examples=["resnet50.IMAGENET1K_V2"])
+    is_default: bool = Field(description="Whether the architecture's name alone means this entry.")
+    architecture: str
+    num_classes: int
+    image_size: int
+    published_top1_percent: float | None
+    has_data: bool = Field(description="Whether the entry brings data to refine with.")
+    is_shipped: bool = Field(description="Whether it needs no download.")
+    url: str | None
+    licence: str
+    recipe: str
+
+    @classmethod
+    def of(cls, entry: ZooEntry) -> Self:
+        """Show an entry."""
+        return cls(
+            name=entry.name,
+            is_default=entry.is_default,
+            architecture=entry.architecture,
+            num_classes=entry.num_classes,
+            image_size=entry.image_size,
+            published_top1_percent=entry.published_top1,
+            has_data=entry.data_file is not None,
+            is_shipped=entry.url is None,
+            url=entry.url,
+            licence=entry.licence,
+            recipe=entry.recipe,
+        )
+
+
+class Zoo(BaseModel):
+    """The model zoo."""
+
+    entries: list[ZooEntryView]
+    architectures: list[str] = Field(description="What a checkpoint may be.")
+
+
+class Health(BaseModel):
+    """Whether the service can work, part by part."""
+
+    status: str = Field(examples=["ok"])
+    checks: dict[str, str] = Field(default_factory=dict)
+
+
+class ProblemView(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str = Field(examples=["invalid_request"])
+    detail: str
+    errors: list[dict[str, str]] | None = None
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _optional_time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else _time(seconds)

@@ -1,0 +1,156 @@
+"""From what a user sent to a job: everything that can be refused at once is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.problems import Problem
+from momentum_core.checkpoint import input_shape
+from momentum_core.config import Preprocessing
+from worker.contract.file_store import FileStore
+from worker.contract.intake import (
+    CheckpointFacts,
+    DatasetFacts,
+    inspect_checkpoint,
+    inspect_dataset,
+)
+from worker.contract.job import Job, Upload
+from worker.contract.job_store import JobStore, new_id
+from worker.contract.request import ConvertRequest
+from worker.contract.zoo import find_zoo_entry
+
+MIN_TRAINING_IMAGES = 3
+"""At least one is held back, and a step takes two."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """What is known of the network before it is loaded."""
+
+    architecture: str
+    num_classes: int
+    preprocessing: Preprocessing | None
+
+
+def submit(
+    request: ConvertRequest,
+    *,
+    checkpoint: Path | None,
+    data: Path | None,
+    tenant: str,
+    store: JobStore,
+    files: FileStore,
+) -> Job:
+    """Check what was sent, keep it, and record a job.
+
+    Args:
+        request: what is asked for.
+        checkpoint: the file that was sent, in a temporary folder of `files`; it is moved away.
+        data: the data set that was sent, likewise.
+        tenant: who asks.
+        store: where the job is recorded.
+        files: where the files are kept.
+
+    Raises:
+        Problem: parts or options do not go together.
+        MomentumError: a file is refused; its code says why.
+    """
+    _check_source(request, has_checkpoint=checkpoint is not None)
+    checkpoint_upload = None
+    if checkpoint is not None:
+        canonical = checkpoint.with_name("canonical.safetensors")
+        facts = inspect_checkpoint(checkpoint, canonical, architecture=request.architecture)
+        checkpoint.unlink()
+        network = _Network(facts.architecture, facts.num_classes, request.preprocessing)
+        checkpoint_upload = _keep(canonical, "checkpoint", facts, tenant, files)
+    else:
+        assert request.source is not None, "checked above"
+        entry = find_zoo_entry(request.source.zoo)
+        network = _Network(
+            entry.architecture, entry.num_classes, request.preprocessing or entry.preprocessing
+        )
+    _check_preprocessing(network)
+    data_upload = None
+    if data is not None:
+        data_facts = inspect_dataset(data, num_classes=network.num_classes)
+        _check_data(data_facts, network, request)
+        data_upload = _keep(data, "dataset", data_facts, tenant, files)
+    return store.submit(request, tenant=tenant, checkpoint=checkpoint_upload, data=data_upload)
+
+
+def _check_source(request: ConvertRequest, *, has_checkpoint: bool) -> None:
+    if has_checkpoint and request.source is not None:
+        raise Problem(
+            422,
+            "ambiguous_source",
+            "a checkpoint was sent and a zoo entry named; leave one of them out",
+        )
+    if not has_checkpoint and request.source is None:
+        raise Problem(
+            422,
+            "missing_source",
+            "there are no weights to convert; send a file as the part 'checkpoint', or name an "
+            'entry of GET /zoo: {"source": {"zoo": "resnet50"}}',
+        )
+    if request.source is not None and request.architecture is not None:
+        entry = find_zoo_entry(request.source.zoo)
+        if entry.architecture != request.architecture:
+            raise Problem(
+                422,
+                "architecture_mismatch",
+                f"the zoo entry {entry.name} is a {entry.architecture}, not a "
+                f"{request.architecture[:80]!a}; leave 'architecture' out",
+            )
+
+
+def _check_preprocessing(network: _Network) -> None:
+    channels, _ = input_shape(network.architecture)
+    given = network.preprocessing
+    if given is not None and len(given.mean) != channels:
+        raise Problem(
+            422,
+            "invalid_request",
+            f"preprocessing has {len(given.mean)} channels, {network.architecture} takes "
+            f"{channels}; give one mean and one std for each",
+        )
+
+
+def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest) -> None:
+    if network.preprocessing is None:
+        raise Problem(
+            422,
+            "missing_preprocessing",
+            "data were sent, but not how its pixels become the network's input; add to the "
+            'request "preprocessing": {"mean": [...], "std": [...]} as in training, for pixels '
+            "in 0..1",
+        )
+    channels, _ = input_shape(network.architecture)
+    if facts.image_shape[2] != channels:
+        raise Problem(
+            422,
+            "invalid_data",
+            f"the images have {facts.image_shape[2]} channels, {network.architecture} takes "
+            f"{channels}; convert them",
+        )
+    if request.refinement.max_steps > 0 and facts.num_train < MIN_TRAINING_IMAGES:
+        raise Problem(
+            422,
+            "invalid_data",
+            f"there are {facts.num_train} training images, refinement needs at least "
+            f"{MIN_TRAINING_IMAGES}; send more, or set refinement.max_steps to 0",
+        )
+
+
+def _keep(
+    path: Path, kind: str, facts: CheckpointFacts | DatasetFacts, tenant: str, files: FileStore
+) -> Upload:
+    stored = files.put(path)
+    return Upload(
+        id=new_id(),
+        tenant=tenant,
+        kind=kind,
+        blob_sha256=stored.sha256,
+        num_bytes=stored.num_bytes,
+        facts=facts.to_json(),
+    )

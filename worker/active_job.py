@@ -1,0 +1,126 @@
+"""A job while a worker has it: its lease is kept alive, its progress recorded."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.contract.job import Claim, Stage
+from worker.contract.job_claims import ClaimLostError, JobClaims
+
+HEARTBEATS_PER_LEASE = 5
+PROGRESS_SECONDS = 1.0
+"""Progress is recorded at most this often."""
+
+_SHARES: dict[Stage, tuple[float, float]] = {
+    Stage.LOADING: (0.0, 0.03),
+    Stage.PLANNING: (0.03, 0.05),
+    Stage.CONVERTING: (0.05, 0.07),
+    Stage.MEASURING: (0.07, 0.15),
+    Stage.EVALUATING: (0.15, 0.3),
+    Stage.REFINING: (0.3, 0.9),
+    Stage.PACKAGING: (0.95, 1.0),
+}
+"""Share of the job's progress at the start and end of a stage."""
+
+logger = logging.getLogger(__name__)
+
+
+class ActiveJob:
+    """Keeps a claim while the context lasts.
+
+    A database that does not answer never ends a job by itself: progress is lost then, and the job
+    goes on for as long as its lease would have lasted.
+    """
+
+    def __init__(self, claims: JobClaims, claim: Claim, *, lease_seconds: float) -> None:
+        self.claim = claim
+        self._claims = claims
+        self._lease_seconds = lease_seconds
+        self._stage: Stage | None = None
+        self._progress = 0.0
+        self._recorded_at = 0.0
+        self._ended = threading.Event()
+        self._lost = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._heart.join()
+
+    def enter(self, stage: Stage) -> None:
+        """Begin a stage; progress never falls.
+
+        Raises:
+            ClaimLostError: the job is somebody else's.
+        """
+        self.check()
+        self._stage = stage
+        self._advance(0.0)
+        self._record(lambda: self._claims.enter_stage(self.claim, stage, progress=self._progress))
+
+    def advance(self, share: float, **figures: Any) -> None:
+        """Say how far the stage has come, 0 to 1; recorded at most once a second.
+
+        Raises:
+            ClaimLostError: the job is somebody else's.
+        """
+        self.check()
+        self._advance(share)
+        now = time.monotonic()
+        if now - self._recorded_at >= PROGRESS_SECONDS:
+            self._recorded_at = now
+            data = {"stage": self._stage, **figures}
+            self._record(
+                lambda: self._claims.record_progress(self.claim, progress=self._progress, data=data)
+            )
+
+    def check(self) -> None:
+        """Stop here if the job is somebody else's.
+
+        Raises:
+            ClaimLostError: it is.
+        """
+        if self._lost.is_set():
+            raise ClaimLostError
+
+    def _advance(self, share: float) -> None:
+        assert self._stage is not None, "enter a stage first"
+        start, end = _SHARES[self._stage]
+        self._progress = max(self._progress, start + min(share, 1.0) * (end - start))
+
+    def _record(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except SQLAlchemyError:
+            logger.warning("progress of job %s not recorded", self.claim.job_id, exc_info=True)
+
+    def _beat(self) -> None:
+        held_until = time.monotonic() + self._lease_seconds
+        while not self._ended.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
+            asked_at = time.monotonic()
+            try:
+                held = self._claims.renew(self.claim)
+            except SQLAlchemyError:
+                logger.warning("lease of job %s not renewed", self.claim.job_id, exc_info=True)
+                held = asked_at < held_until
+            else:
+                held_until = asked_at + self._lease_seconds
+            if not held:
+                self._lost.set()
+                return

@@ -1,0 +1,93 @@
+"""The database of the job record: SQLite on one machine, PostgreSQL where there are more."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import Double
+
+BUSY_SECONDS = 10
+"""How long a process waits for SQLite's write lock."""
+
+_READING = "momentum_reading"
+_MIGRATION_LOCK = 7_102_072_102  # any number that nobody else takes
+
+
+class database_now(FunctionElement[float]):  # noqa: N801 (named as the SQL function it is)
+    """The database's own clock, in seconds since 1970: leases compare nobody else's."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _now_of_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_now, "postgresql")
+def _now_of_postgresql(*_: Any, **__: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+def open_database(url: str) -> Engine:
+    """Return an engine with the schema brought up to date; safe to call in many processes at once.
+
+    Args:
+        url: SQLAlchemy URL; the folder of an SQLite file is made if it is not there.
+    """
+    engine = create_database_engine(url)
+    upgrade_schema(engine)
+    return engine
+
+
+def create_database_engine(url: str) -> Engine:
+    """Return an engine for SQLite or PostgreSQL; nothing is connected or written yet."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """Return the engine for single queries: no transaction, so they never wait for a writer."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{_READING: True})
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def upgrade_schema(engine: Engine) -> None:
+    """Apply the migrations that are missing, in one transaction; others wait meanwhile."""
+    config = Config()
+    config.set_main_option("script_location", str(files("worker.contract") / "migrations"))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    # Python's driver would open transactions by itself, late and of the wrong kind.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_execution_options().get(_READING):
+        return
+    # The write lock at once: a transaction that reads first could not get it later.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,201 @@
+"""What a worker writes to the job record: every write carries the fence of its claim.
+
+A claim is lost when its lease ends and the job goes to somebody else. The late worker's next write
+then changes nothing and raises `ClaimLostError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, and_, insert, or_, select, update
+
+from worker.contract.database import database_now, reading
+from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
+from worker.contract.job_store import announce, change_job, read_job
+from worker.contract.tables import artifacts, jobs, uploads
+
+
+class ClaimLostError(Exception):
+    """The job is not this worker's any more: it must stop, and has nothing left to write."""
+
+
+class JobClaims:
+    """The worker's side of the record."""
+
+    def __init__(self, engine: Engine, *, lease_seconds: float) -> None:
+        """Take claims of `lease_seconds`."""
+        self._engine = engine
+        self._reader = reading(engine)
+        self._lease_seconds = lease_seconds
+
+    def claim(self, job_id: str, *, worker: str) -> Claim | None:
+        """Take a job that is queued, or whose worker fell silent.
+
+        Returns:
+            The claim, or None if the job is not to be had: a repeated message changes nothing.
+        """
+        free = or_(
+            jobs.c.state == JobState.QUEUED,
+            and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < database_now()),
+        )
+        with self._engine.begin() as connection:
+            row = change_job(
+                connection,
+                and_(jobs.c.id == job_id, free),
+                {
+                    "state": JobState.RUNNING,
+                    "stage": None,
+                    "progress": 0.0,
+                    "attempt": jobs.c.attempt + 1,
+                    "fence": jobs.c.fence + 1,
+                    "worker": worker,
+                    "lease_until": database_now() + self._lease_seconds,
+                    "started_at": database_now(),
+                },
+                kind="started",
+                data={"worker": worker},
+            )
+        if row is None:
+            return None
+        return Claim(job_id=row.id, worker=worker, fence=row.fence, attempt=row.attempt)
+
+    def read(self, claim: Claim) -> tuple[Job, Upload | None, Upload | None]:
+        """Return the job, the checkpoint and the data set that were sent for it."""
+        with self._reader.connect() as connection:
+            job = read_job(connection, jobs.c.id == claim.job_id)
+            found = {
+                row.id: Upload(
+                    id=row.id,
+                    tenant=row.tenant,
+                    kind=row.kind,
+                    blob_sha256=row.blob_sha256,
+                    num_bytes=row.num_bytes,
+                    facts=row.facts,
+                )
+                for row in connection.execute(
+                    select(uploads).where(uploads.c.id.in_([job.checkpoint_id, job.data_id]))
+                )
+            }
+        return job, found.get(job.checkpoint_id or ""), found.get(job.data_id or "")
+
+    def renew(self, claim: Claim) -> bool:
+        """Extend the lease; False if the claim is lost."""
+        with self._engine.begin() as connection:
+            renewed = connection.execute(
+                update(jobs)
+                .where(_held(claim))
+                .values(lease_until=database_now() + self._lease_seconds)
+            )
+        return renewed.rowcount == 1
+
+    def enter_stage(self, claim: Claim, stage: Stage, *, progress: float) -> None:
+        """Record that a stage begins.
+
+        Raises:
+            ClaimLostError: the job is somebody else's.
+        """
+        self._change(
+            claim, {"stage": stage, "progress": progress}, kind="stage", data={"stage": stage}
+        )
+
+    def record_progress(self, claim: Claim, *, progress: float, data: Mapping[str, Any]) -> None:
+        """Record how far the stage has come, with its figures.
+
+        Raises:
+            ClaimLostError: the job is somebody else's.
+        """
+        self._change(claim, {"progress": progress}, kind="progress", data=data)
+
+    def succeed(
+        self, claim: Claim, *, result: Mapping[str, Any], files: Iterable[Artifact]
+    ) -> None:
+        """End the job well and publish its files, which lie in the store already.
+
+        Raises:
+            ClaimLostError: the job is somebody else's; nothing is published.
+        """
+        values = {"progress": 1.0, "result": dict(result)} | _ended(JobState.SUCCEEDED)
+        with self._engine.begin() as connection:
+            if change_job(connection, _held(claim), values, kind="succeeded") is None:
+                raise ClaimLostError
+            for file in files:
+                connection.execute(
+                    insert(artifacts).values(
+                        job_id=claim.job_id,
+                        name=file.name,
+                        blob_sha256=file.sha256,
+                        num_bytes=file.num_bytes,
+                        media_type=file.media_type,
+                        created_at=database_now(),
+                    )
+                )
+
+    def fail(self, claim: Claim, error: JobError) -> None:
+        """End the job with an error that another attempt would meet again.
+
+        Raises:
+            ClaimLostError: the job is somebody else's.
+        """
+        self._change(
+            claim,
+            {"error_code": error.code, "error_message": error.message} | _ended(JobState.FAILED),
+            kind="failed",
+            data={"code": error.code, "message": error.message},
+        )
+
+    def hand_back(self, worker: str) -> int:
+        """Queue again what a worker is doing, because it is being stopped; no attempt is counted.
+
+        Returns:
+            How many jobs were handed back.
+        """
+        running = and_(jobs.c.worker == worker, jobs.c.state == JobState.RUNNING)
+        handed_back = 0
+        with self._engine.begin() as connection:
+            for job_id in connection.scalars(select(jobs.c.id).where(running)).all():
+                values = {"attempt": jobs.c.attempt - 1} | requeued()
+                row = change_job(
+                    connection,
+                    and_(jobs.c.id == job_id, running),
+                    values,
+                    kind="requeued",
+                    data={"reason": "worker_stopped"},
+                )
+                if row is not None:
+                    announce(connection, job_id)
+                    handed_back += 1
+        return handed_back
+
+    def _change(
+        self, claim: Claim, values: Mapping[str, Any], *, kind: str, data: Mapping[str, Any]
+    ) -> None:
+        with self._engine.begin() as connection:
+            if change_job(connection, _held(claim), values, kind=kind, data=data) is None:
+                raise ClaimLostError
+
+
+def requeued() -> dict[str, Any]:
+    """Return the column values that put a running job back into the queue."""
+    return {
+        "state": JobState.QUEUED,
+        "stage": None,
+        "progress": 0.0,
+        # The old worker's claim ends at once.
+        "fence": jobs.c.fence + 1,
+        "worker": None,
+        "lease_until": None,
+    }
+
+
+def _ended(state: JobState) -> dict[str, Any]:
+    return {"state": state, "lease_until": None, "finished_at": database_now()}
+
+
+def _held(claim: Claim) -> ColumnElement[bool]:
+    return and_(
+        jobs.c.id == claim.job_id,
+        jobs.c.state == JobState.RUNNING,
+        jobs.c.fence == claim.fence,
+    )

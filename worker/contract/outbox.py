@@ -1,0 +1,116 @@
+"""The relay's side of the record: messages that wait to be sent, and jobs whose worker is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, and_, func, select, update
+
+from worker.contract.database import database_now, reading
+from worker.contract.job import JobError, JobState
+from worker.contract.job_claims import requeued
+from worker.contract.job_store import announce, change_job
+from worker.contract.tables import jobs, outbox
+
+MAX_MESSAGES = 100
+"""Messages taken in one round."""
+
+ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that waits to be sent."""
+
+    id: int
+    job_id: str
+
+
+class Outbox:
+    """Messages and expired leases; several relays may work on them at once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reader = reading(engine)
+
+    def waiting(self) -> list[Message]:
+        """Return messages that were not sent yet, oldest first."""
+        query = (
+            select(outbox.c.id, outbox.c.job_id)
+            .where(outbox.c.sent_at.is_(None))
+            .order_by(outbox.c.id)
+            .limit(MAX_MESSAGES)
+        )
+        with self._reader.connect() as connection:
+            return [Message(row.id, row.job_id) for row in connection.execute(query)]
+
+    def mark_sent(self, message: Message) -> None:
+        """Record that a message is with the broker."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                update(outbox).where(outbox.c.id == message.id).values(sent_at=database_now())
+            )
+
+    def requeue_expired(self, *, max_attempts: int) -> int:
+        """Queue jobs again whose worker fell silent, or end them after too many attempts.
+
+        Returns:
+            How many jobs changed.
+        """
+        expired = and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < database_now())
+        # A look before the lock: in almost every round there is nothing to do.
+        with self._reader.connect() as connection:
+            found = connection.execute(select(jobs.c.id, jobs.c.attempt).where(expired)).all()
+        for row in found:
+            with self._engine.begin() as connection:
+                where = and_(jobs.c.id == row.id, jobs.c.attempt == row.attempt, expired)
+                if row.attempt >= max_attempts:
+                    error = _exhausted(row.attempt)
+                    values = requeued() | {
+                        "state": JobState.FAILED,
+                        "error_code": error.code,
+                        "error_message": error.message,
+                        "finished_at": database_now(),
+                    }
+                    change_job(connection, where, values, kind="failed", data={"code": error.code})
+                elif change_job(
+                    connection, where, requeued(), kind="requeued", data={"reason": "worker_lost"}
+                ):
+                    announce(connection, row.id)
+        return len(found)
+
+    def announce_again(self, *, num_at_broker: Callable[[], int], older_than_seconds: float) -> int:
+        """Put queued jobs whose message the broker lost into the outbox once more.
+
+        Which ones are lost cannot be seen, only that the broker holds fewer messages than jobs
+        wait. A message too many wakes a worker for nothing, and changes nothing.
+
+        Args:
+            num_at_broker: counts the messages that the broker holds; asked only if jobs wait.
+            older_than_seconds: younger messages are left alone: they may be on their way.
+
+        Returns:
+            How many messages were added.
+        """
+        last_sent = select(func.max(outbox.c.sent_at)).where(outbox.c.job_id == jobs.c.id)
+        unsent = select(outbox.c.id).where(outbox.c.job_id == jobs.c.id, outbox.c.sent_at.is_(None))
+        queued = and_(jobs.c.state == JobState.QUEUED, ~unsent.exists())
+        with self._reader.connect() as connection:
+            num_waiting = connection.scalar(select(func.count()).where(queued)) or 0
+        if num_waiting == 0 or num_waiting <= num_at_broker():
+            return 0
+        stale = and_(queued, last_sent.scalar_subquery() < database_now() - older_than_seconds)
+        with self._engine.begin() as connection:
+            lost = connection.scalars(select(jobs.c.id).where(stale)).all()
+            for job_id in lost:
+                announce(connection, job_id)
+        return len(lost)
+
+
+def _exhausted(attempts: int) -> JobError:
+    return JobError(
+        code=ATTEMPTS_EXHAUSTED,
+        message=f"the worker died in each of {attempts} attempts; look into the worker's log for "
+        "the reason (often too little memory: try a smaller measurement.batch_size)",
+    )

@@ -1,0 +1,90 @@
+"""Every setting of the service, read from the environment once, in the processes' entry points."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of the API, the relay and the worker; each field is `MOMENTUM_` and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="MOMENTUM_", env_ignore_empty=True, frozen=True)
+
+    data_dir: Path = Field(
+        default=Path(".momentum"),
+        description="Folder that holds everything the service writes.",
+    )
+    database_url: str | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the job record; SQLite in the data folder if not set. "
+        "PostgreSQL: `postgresql+psycopg://user@host/database`.",
+    )
+    broker_url: str | None = Field(
+        default=None,
+        description="URL of Redis or Valkey; if not set, `momentum serve` starts an embedded one, "
+        "and a process started by itself takes `redis://127.0.0.1:6379/0`. "
+        "Unix socket: `redis+socket:///path`.",
+    )
+    zoo_dir: Path | None = Field(
+        default=None,
+        description="Folder of fetched zoo weights, which may be filled by hand; "
+        "`zoo` in the data folder if not set.",
+    )
+    zoo_base_url: str | None = Field(
+        default=None,
+        description="Mirror of the zoo's published weights; their own address if not set.",
+    )
+    device: str = Field(
+        default="auto",
+        description="Where the worker computes: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if "
+        "there is one.",
+    )
+    max_upload_bytes: int = Field(
+        default=2 << 30,
+        gt=0,
+        description="Largest request that is accepted, in bytes.",
+    )
+    min_free_bytes: int = Field(
+        default=1 << 30,
+        ge=0,
+        description="Free space of the data folder's disk below which no upload is accepted.",
+    )
+    lease_seconds: float = Field(
+        default=15.0,
+        ge=1,
+        description="Time after which the job of a silent worker is given to another.",
+    )
+    sweep_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="Time between two rounds of the relay, which publishes and re-queues jobs.",
+    )
+    max_attempts: int = Field(
+        default=3,
+        ge=1,
+        description="Attempts after which a job whose worker keeps dying has failed.",
+    )
+
+    @cached_property
+    def data_folder(self) -> Path:
+        """The data folder as an absolute path."""
+        return self.data_dir.expanduser().resolve()
+
+    @cached_property
+    def database(self) -> str:
+        """The URL of the job record."""
+        return self.database_url or f"sqlite:///{self.data_folder / 'momentum.db'}"
+
+    @property
+    def broker(self) -> str:
+        """The URL of the broker."""
+        return self.broker_url or "redis://127.0.0.1:6379/0"
+
+    @cached_property
+    def zoo_folder(self) -> Path:
+        """The folder of fetched zoo weights."""
+        return (self.zoo_dir or self.data_folder / "zoo").expanduser().resolve()

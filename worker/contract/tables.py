@@ -1,0 +1,115 @@
+"""The tables of the job record; a migration makes each of them, and a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+ID_LENGTH = 32
+
+_ID = String(ID_LENGTH)
+_SHA256 = String(64)
+_JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+# SQLite counts rows only in a column of exactly this type.
+_COUNTER = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("blob_sha256", _SHA256, nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("facts", _JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Index(None, "blob_sha256"),
+    Index(None, "tenant", "created_at"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("name", Text),
+    Column("state", String(16), nullable=False),
+    Column("stage", String(16)),
+    Column("progress", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("worker", String(255)),
+    Column("lease_until", Double),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("waiting_for", String(32)),
+    Column("request", _JSON, nullable=False),
+    Column("checkpoint_id", _ID, ForeignKey("uploads.id")),
+    Column("data_id", _ID, ForeignKey("uploads.id")),
+    Column("result", _JSON),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("revision", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("expires_at", Double),
+    Index(None, "tenant", "created_at", "id"),
+    # What the relay looks for in every round.
+    Index(None, "state", "lease_until"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(32), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("data", _JSON, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", _COUNTER, primary_key=True, autoincrement=True),
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("sent_at", Double),
+    Index(None, "job_id"),
+    Index(None, "sent_at", "id"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("blob_sha256", _SHA256, nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("media_type", String(128), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "blob_sha256"),
+)

@@ -1,0 +1,240 @@
+"""The work of one job, stage by stage: load, plan, convert, measure, refine, evaluate, package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from momentum_core.bundle import BundleConfig, load, save_weights
+from momentum_core.checkpoint import Dataset, input_shape
+from momentum_core.config import Preprocessing
+from momentum_core.conversion import convert, plan_conversion
+from momentum_core.memory import measure_side_by_side
+from momentum_core.refinement import Evaluation, RefinementResult, evaluate, refine
+from worker.active_job import ActiveJob
+from worker.contract.file_store import FileStore
+from worker.contract.job import Artifact, Job, Stage, Upload
+from worker.contract.request import ConvertRequest
+from worker.model_source import LoadedSource, ModelSources
+from worker.report import REPORT_FILE, Accuracy, Findings, make_report, summarise, write_report
+
+WEIGHTS_FILE = "model.safetensors"
+EVALUATION_FILE = "evaluation.safetensors"
+MAX_EVALUATION_BYTES = 64 << 20
+"""Logits that are kept as an artifact; of larger evaluations the first images only."""
+
+NUM_VERIFIED_IMAGES = 250
+_MEDIA_TYPES = {
+    WEIGHTS_FILE: "application/vnd.safetensors",
+    EVALUATION_FILE: "application/vnd.safetensors",
+    REPORT_FILE: "application/json",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workplace:
+    """Where a job is carried out."""
+
+    files: FileStore
+    sources: ModelSources
+    device: torch.device
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds of each stage; a stage that comes twice adds up."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _stage: Stage | None = None
+    _since: float = 0.0
+
+    def enter(self, stage: Stage | None) -> None:
+        now = time.monotonic()
+        if self._stage is not None:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+
+def convert_for_job(
+    job: Job,
+    checkpoint: Upload | None,
+    data: Upload | None,
+    *,
+    workplace: Workplace,
+    active: ActiveJob,
+) -> tuple[dict[str, Any], list[Artifact]]:
+    """Carry out a job; its files are in the store afterwards, and not published yet.
+
+    Args:
+        job: what was asked for.
+        checkpoint: the weights that were sent; None for a zoo entry.
+        data: the data set that was sent.
+        workplace: store, sources and device.
+        active: told of every stage and step; raises when the job is to stop.
+
+    Returns:
+        The summary for the job's record, and its files.
+
+    Raises:
+        MomentumError: the job cannot be done; the message is for the user.
+        ClaimLostError: the job is somebody else's.
+    """
+    request, clock = ConvertRequest.from_json(job.request), _Clock()
+
+    def enter(stage: Stage) -> None:
+        clock.enter(stage)
+        active.enter(stage)
+
+    with workplace.files.temporary_folder() as folder:
+        enter(Stage.LOADING)
+        source = workplace.sources.load(request, checkpoint, data, folder)
+        original = source.model.to(workplace.device)
+        enter(Stage.PLANNING)
+        plan = plan_conversion(original, request.conversion)
+        enter(Stage.CONVERTING)
+        momentum = convert(original, request.conversion)
+        enter(Stage.MEASURING)
+        images, labels = _measured_batch(request, source, workplace.device)
+        memory_before, memory_after = measure_side_by_side(
+            [original, momentum], images, labels, repeats=request.measurement.repeats
+        )
+        accuracy, refinement = None, None
+        if source.dataset is not None:
+            assert source.preprocessing is not None, "the API lets no data pass without it"
+            accuracy, refinement = _recover(
+                original, momentum, source.dataset, source.preprocessing, request, enter, active
+            )
+        enter(Stage.PACKAGING)
+        config = BundleConfig(
+            architecture=source.facts.architecture,
+            num_classes=source.facts.num_classes,
+            conversion=request.conversion,
+            preprocessing=source.preprocessing,
+        )
+        save_weights(folder / WEIGHTS_FILE, momentum, config)
+        difference = _verify(folder / WEIGHTS_FILE, momentum, images, accuracy, source)
+        if accuracy is not None:
+            _save_logits(folder / EVALUATION_FILE, accuracy)
+        clock.enter(None)
+        findings = Findings(
+            source=source,
+            plan=plan,
+            images=images,
+            memory_before=memory_before,
+            memory_after=memory_after,
+            accuracy=accuracy,
+            refinement=refinement,
+            max_logit_difference=difference,
+            seconds=clock.seconds,
+        )
+        report = make_report(job, findings)
+        write_report(folder / REPORT_FILE, report)
+        return summarise(report), _store(folder, workplace.files)
+
+
+def _recover(
+    original: nn.Module,
+    momentum: nn.Module,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    request: ConvertRequest,
+    enter: Callable[[Stage], None],
+    active: ActiveJob,
+) -> tuple[Accuracy, RefinementResult]:
+    """Evaluate the original, the converted and the refined model."""
+    total = 2 * len(dataset.x_test)
+
+    def look(model: nn.Module, seen_before: int) -> Evaluation:
+        return evaluate(
+            model,
+            dataset.x_test,
+            dataset.y_test,
+            preprocessing,
+            on_batch=lambda seen: active.advance(
+                (seen_before + seen) / total, num_images=seen_before + seen, total_images=total
+            ),
+        )
+
+    enter(Stage.EVALUATING)
+    before, converted = look(original, 0), look(momentum, total // 2)
+    enter(Stage.REFINING)
+    max_steps = request.refinement.max_steps
+    refinement = refine(
+        momentum,
+        original,
+        dataset.x_train,
+        dataset.y_train,
+        preprocessing,
+        request.refinement,
+        seed=request.seed,
+        on_step=lambda step, loss: active.advance(
+            step / max_steps, step=step, max_steps=max_steps, loss=loss
+        ),
+    )
+    enter(Stage.EVALUATING)
+    return Accuracy(before, converted, look(momentum, total // 2)), refinement
+
+
+def _measured_batch(
+    request: ConvertRequest, source: LoadedSource, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return random images and labels: memory and time do not depend on what they show."""
+    channels, side = input_shape(source.facts.architecture)
+    side = request.measurement.image_size or side
+    generator = torch.Generator().manual_seed(request.seed)
+    shape = (request.measurement.batch_size, channels, side, side)
+    images = torch.randn(shape, generator=generator)
+    labels = torch.randint(source.facts.num_classes, shape[:1], generator=generator)
+    return images.to(device), labels.to(device)
+
+
+@torch.no_grad()
+def _verify(
+    path: Path,
+    momentum: nn.Module,
+    images: Tensor,
+    accuracy: Accuracy | None,
+    source: LoadedSource,
+) -> float:
+    """Return how far the saved model's logits are from the refined one's, at most."""
+    saved = load(path, device=images.device)
+    if accuracy is None or source.dataset is None or source.preprocessing is None:
+        return float((saved(images) - momentum.eval()(images)).abs().max())
+    shown = source.dataset.x_test[:NUM_VERIFIED_IMAGES]
+    labels = source.dataset.y_test[:NUM_VERIFIED_IMAGES]
+    logits = evaluate(saved, shown, labels, source.preprocessing).logits
+    return float((logits - accuracy.refined.logits[: len(shown)]).abs().max())
+
+
+def _save_logits(path: Path, accuracy: Accuracy) -> None:
+    evaluations = {
+        "original": accuracy.original,
+        "converted": accuracy.converted,
+        "refined": accuracy.refined,
+    }
+    row_bytes = 4 * accuracy.refined.logits.shape[1] * len(evaluations)
+    kept = max(1, MAX_EVALUATION_BYTES // row_bytes)
+    save_file({name: one.logits[:kept].contiguous() for name, one in evaluations.items()}, path)
+
+
+def _store(folder: Path, files: FileStore) -> list[Artifact]:
+    artifacts = []
+    for name, media_type in _MEDIA_TYPES.items():
+        if (folder / name).exists():
+            stored = files.put(folder / name)
+            artifacts.append(
+                Artifact(
+                    name=name,
+                    sha256=stored.sha256,
+                    num_bytes=stored.num_bytes,
+                    media_type=media_type,
+                )
+            )
+    return artifacts

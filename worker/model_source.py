@@ -1,0 +1,120 @@
+"""From what a job names to a network with its weights, and to images and labels.
+
+Nothing here opens a stranger's file: checkpoints and data sets come as the intake left them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from momentum_core.architectures import build
+from momentum_core.checkpoint import CheckpointFacts, Dataset, read_dataset
+from momentum_core.config import Preprocessing
+from momentum_core.errors import CheckpointError
+from worker.contract.file_store import FileStore
+from worker.contract.intake import inspect_checkpoint
+from worker.contract.job import Upload
+from worker.contract.request import ConvertRequest
+from worker.contract.zoo import ZooEntry, find_zoo_entry
+from worker.zoo import fetch_zoo_checkpoint, shipped_dataset
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedSource:
+    """What a job starts from."""
+
+    model: nn.Module
+    """The original network, in evaluation mode, on the CPU."""
+    facts: CheckpointFacts
+    zoo_entry: ZooEntry | None
+    dataset: Dataset | None
+    preprocessing: Preprocessing | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report's account of where the weights come from."""
+        entry = self.zoo_entry
+        return self.facts.to_json() | {
+            "zoo": entry
+            and {
+                "name": entry.name,
+                "url": entry.url,
+                "licence": entry.licence,
+                "recipe": entry.recipe,
+                "published_top1_percent": entry.published_top1,
+            }
+        }
+
+
+class ModelSources:
+    """Checkpoints and data sets of a store and of the zoo."""
+
+    def __init__(self, files: FileStore, *, zoo_folder: Path, zoo_base_url: str | None) -> None:
+        self._files = files
+        self._zoo_folder = zoo_folder
+        self._zoo_base_url = zoo_base_url
+
+    def load(
+        self,
+        request: ConvertRequest,
+        checkpoint: Upload | None,
+        data: Upload | None,
+        folder: Path,
+    ) -> LoadedSource:
+        """Read the network and the data of a job.
+
+        Args:
+            request: what was asked for.
+            checkpoint: the accepted upload; None for a zoo entry.
+            data: the accepted data set; None takes the zoo entry's own, if it has one.
+            folder: for temporary files.
+
+        Raises:
+            CheckpointError: the zoo's file is not to be had, or a stored file is damaged.
+            ArchitectureError: the weights do not fit.
+        """
+        entry = find_zoo_entry(request.source.zoo) if request.source is not None else None
+        if checkpoint is not None:
+            weights = self._verified(checkpoint)
+            facts = CheckpointFacts.from_json(checkpoint.facts)
+        else:
+            assert entry is not None, "the API lets no job pass without weights"
+            weights = folder / "zoo.safetensors"
+            source = fetch_zoo_checkpoint(entry, self._zoo_folder, base_url=self._zoo_base_url)
+            facts = inspect_checkpoint(source, weights, architecture=entry.architecture)
+        model = build(facts.architecture, num_classes=facts.num_classes)
+        model.load_state_dict(load_file(weights))
+        preprocessing = request.preprocessing
+        if preprocessing is None and entry is not None:
+            preprocessing = entry.preprocessing
+        return LoadedSource(
+            model=model.eval(),
+            facts=facts,
+            zoo_entry=entry,
+            dataset=self._dataset(entry, data),
+            preprocessing=preprocessing,
+        )
+
+    def _dataset(self, entry: ZooEntry | None, data: Upload | None) -> Dataset | None:
+        if data is not None:
+            return read_dataset(self._verified(data))
+        shipped = shipped_dataset(entry) if entry is not None else None
+        return read_dataset(shipped) if shipped is not None else None
+
+    def _verified(self, upload: Upload) -> Path:
+        path = self._files.path_of(upload.blob_sha256)
+        try:
+            with path.open("rb") as file:
+                is_whole = hashlib.file_digest(file, "sha256").hexdigest() == upload.blob_sha256
+        except FileNotFoundError:
+            is_whole = False
+        if not is_whole:
+            raise CheckpointError(
+                "the stored upload is lost or damaged; send it again", code="stored_file_damaged"
+            )
+        return path

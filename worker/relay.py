@@ -1,0 +1,124 @@
+"""`python -m worker.relay`: tells the workers of new jobs, and finds jobs that were lost.
+
+It publishes what the outbox holds, queues jobs again whose worker fell silent, and repeats messages
+that the broker lost. Two relays do no harm: every effect is decided in the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from celery import Celery
+from kombu.exceptions import ChannelError, KombuError
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.celery_app import create_celery_app
+from worker.contract.database import open_database
+from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
+from worker.contract.outbox import Outbox
+from worker.contract.settings import Settings
+
+POLL_SECONDS = 0.2
+"""Time between two looks at the outbox."""
+
+LOST_AFTER_SECONDS = 5.0
+"""A message sent this long ago, whose job still waits, may be lost."""
+
+logger = logging.getLogger(__name__)
+
+
+class Relay:
+    """Moves messages from the outbox to the broker, and sweeps."""
+
+    def __init__(
+        self, outbox: Outbox, app: Celery, *, sweep_seconds: float, max_attempts: int
+    ) -> None:
+        """Sweep every `sweep_seconds`; a job has failed after `max_attempts`."""
+        self._outbox = outbox
+        self._app = app
+        self._sweep_seconds = sweep_seconds
+        self._max_attempts = max_attempts
+        self._sweep_at = 0.0
+        self._failing = False
+
+    def run(self, stopped: threading.Event) -> None:
+        """Work until `stopped` is set; neither broker nor database can end it."""
+        while not stopped.wait(POLL_SECONDS):
+            with self._surviving():
+                self.publish()
+                if time.monotonic() >= self._sweep_at:
+                    self._sweep_at = time.monotonic() + self._sweep_seconds
+                    self.sweep()
+
+    def publish(self) -> None:
+        """Send what waits in the outbox; a message may be sent twice, never not at all."""
+        for message in self._outbox.waiting():
+            self._app.send_task(
+                CONVERT_TASK, args=[message.job_id], queue=CONVERT_QUEUE, retry=False
+            )
+            self._outbox.mark_sent(message)
+
+    def sweep(self) -> None:
+        """Look for jobs without a living worker and for messages that the broker lost."""
+        changed = self._outbox.requeue_expired(max_attempts=self._max_attempts)
+        if changed:
+            logger.warning("%d jobs had lost their worker", changed)
+        lost = self._outbox.announce_again(
+            num_at_broker=self._num_at_broker, older_than_seconds=LOST_AFTER_SECONDS
+        )
+        if lost:
+            logger.warning("%d messages sent again", lost)
+
+    def _num_at_broker(self) -> int:
+        with self._app.connection_or_acquire() as connection:
+            try:
+                declared = connection.default_channel.queue_declare(CONVERT_QUEUE, passive=True)
+            except ChannelError:
+                return 0  # the queue does not exist: it is empty
+            return int(declared.message_count)
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Log a failure once, and its end."""
+        try:
+            yield
+        except (KombuError, RedisError, OSError, SQLAlchemyError) as error:
+            if not self._failing:
+                logger.warning("broker or database do not answer: %s", error)
+            self._failing = True
+        else:
+            if self._failing:
+                logger.warning("broker and database answer again")
+            self._failing = False
+
+
+def main() -> None:
+    """Run a relay until SIGTERM or SIGINT."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    settings, stopped = Settings(), threading.Event()
+
+    def stop(_: int, __: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    relay = Relay(
+        Outbox(open_database(settings.database)),
+        create_celery_app(settings.broker),
+        sweep_seconds=settings.sweep_seconds,
+        max_attempts=settings.max_attempts,
+    )
+    relay.run(stopped)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The report of a job: what was found, as JSON with a version, and the summary of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from momentum_core.conversion import ConversionPlan
+from momentum_core.memory import StepMeasurement
+from momentum_core.refinement import Evaluation, RefinementResult
+from worker.contract.job import Job
+from worker.device import describe_device
+from worker.model_source import LoadedSource
+
+REPORT_FILE = "report.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """The three models on the test images."""
+
+    original: Evaluation
+    converted: Evaluation
+    """Before any training step."""
+    refined: Evaluation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """All that a job found out."""
+
+    source: LoadedSource
+    plan: ConversionPlan
+    images: Tensor
+    """The measured batch."""
+    memory_before: StepMeasurement
+    memory_after: StepMeasurement
+    accuracy: Accuracy | None
+    refinement: RefinementResult | None
+    max_logit_difference: float
+    """Between the refined model and its saved form, loaded again."""
+    seconds: dict[str, float]
+    """By stage."""
+
+
+def make_report(job: Job, findings: Findings) -> dict[str, Any]:
+    """Return the report as JSON values."""
+    return {
+        "schema": SCHEMA,
+        "job": job.id,
+        "attempt": job.attempt,
+        "request": job.request,
+        "source": findings.source.to_json(),
+        "plan": findings.plan.to_json(),
+        "memory": _memory(findings),
+        "accuracy": findings.accuracy and _accuracy(findings.accuracy),
+        "refinement": findings.refinement and asdict(findings.refinement),
+        "verification": {
+            "max_logit_difference": findings.max_logit_difference,
+            "explanation": "largest difference between the logits of the model in the worker and "
+            "of the same model loaded from the weights file",
+        },
+        "environment": _environment(findings.images.device),
+        "seconds": findings.seconds,
+    }
+
+
+def summarise(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what a job's record shows of its report."""
+    memory, accuracy = report["memory"], report["accuracy"]
+    return {
+        "architecture": report["source"]["architecture"],
+        "num_classes": report["source"]["num_classes"],
+        "num_parameters": report["source"]["num_parameters"],
+        "activation_bytes": {
+            model: memory[model]["activation_bytes"] for model in ("original", "momentum")
+        },
+        "peak_bytes": {model: memory[model]["peak_bytes"] for model in ("original", "momentum")},
+        "step_time_ratio": memory["ratios"]["seconds"],
+        "top1_percent": accuracy
+        and {
+            model: accuracy[model]["top1_percent"] for model in ("original", "converted", "refined")
+        },
+        "num_test_images": accuracy and accuracy["num_images"],
+        "refinement_steps": report["refinement"] and report["refinement"]["num_steps"],
+    }
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write the report for people to read, too."""
+    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def _memory(findings: Findings) -> dict[str, Any]:
+    before, after = asdict(findings.memory_before), asdict(findings.memory_after)
+    return {
+        "device": str(findings.images.device),
+        "batch_size": findings.images.shape[0],
+        "image_shape": list(findings.images.shape[1:]),
+        "method": "every tensor of one training step (forward and backward pass, float32) counted "
+        "from the operator that returns it until it is freed; what kernels use inside is not seen",
+        "original": before,
+        "momentum": after,
+        "ratios": {
+            name: after[name] / before[name]
+            for name in ("activation_bytes", "peak_bytes", "seconds")
+        },
+    }
+
+
+def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
+    return {
+        "num_images": accuracy.original.num_images,
+        "original": _of(accuracy.original, accuracy.original),
+        "converted": _of(accuracy.converted, accuracy.original),
+        "refined": _of(accuracy.refined, accuracy.original),
+    }
+
+
+def _of(evaluation: Evaluation, original: Evaluation) -> dict[str, float]:
+    same = evaluation.logits.argmax(dim=1) == original.logits.argmax(dim=1)
+    return {
+        "top1_percent": evaluation.top1_percent,
+        "agreement_percent": 100.0 * float(same.double().mean()),
+    }
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    return {
+        "device": describe_device(device),
+        "num_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {
+            name: version(name) for name in ("momentum-zoo", "torch", "torchvision", "safetensors")
+        },
+    }

@@ -1,0 +1,103 @@
+"""One job from claim to end: what goes wrong in it becomes its error, whatever it is."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from momentum_core.errors import MomentumError
+from worker.active_job import ActiveJob
+from worker.contract.database import open_database
+from worker.contract.file_store import FileStore
+from worker.contract.job import JobError
+from worker.contract.job_claims import ClaimLostError, JobClaims
+from worker.contract.settings import Settings
+from worker.conversion_job import Workplace, convert_for_job
+from worker.device import choose_device
+from worker.model_source import ModelSources
+
+OUT_OF_MEMORY = "out_of_memory"
+INTERNAL_ERROR = "internal_error"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """What a worker's child uses for all its jobs."""
+
+    claims: JobClaims
+    workplace: Workplace
+    worker: str
+    lease_seconds: float
+
+
+def create_services(settings: Settings, *, worker: str) -> Services:
+    """Connect to the record and the store.
+
+    Args:
+        settings: where they are.
+        worker: the name under which jobs are claimed.
+    """
+    files = FileStore(settings.data_folder)
+    return Services(
+        claims=JobClaims(open_database(settings.database), lease_seconds=settings.lease_seconds),
+        workplace=Workplace(
+            files=files,
+            sources=ModelSources(
+                files, zoo_folder=settings.zoo_folder, zoo_base_url=settings.zoo_base_url
+            ),
+            device=choose_device(settings.device),
+        ),
+        worker=worker,
+        lease_seconds=settings.lease_seconds,
+    )
+
+
+def run_job(job_id: str, services: Services) -> None:
+    """Claim a job and carry it out; do nothing if it is not to be had.
+
+    Args:
+        job_id: which one.
+        services: connections of this process.
+    """
+    claim = services.claims.claim(job_id, worker=services.worker)
+    if claim is None:
+        logger.info("job %s is not to be had: it runs elsewhere, or it has ended", job_id)
+        return
+    logger.info("job %s: attempt %d", job_id, claim.attempt)
+    try:
+        with ActiveJob(services.claims, claim, lease_seconds=services.lease_seconds) as active:
+            try:
+                job, checkpoint, data = services.claims.read(claim)
+                result, artifacts = convert_for_job(
+                    job, checkpoint, data, workplace=services.workplace, active=active
+                )
+                services.claims.succeed(claim, result=result, files=artifacts)
+                logger.info("job %s succeeded", job_id)
+            except ClaimLostError:
+                raise
+            except Exception as error:
+                logger.exception("job %s failed", job_id)
+                services.claims.fail(claim, _job_error(error))
+    except ClaimLostError:
+        logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
+
+
+def _job_error(error: Exception) -> JobError:
+    if isinstance(error, MomentumError):
+        return JobError(code=error.code, message=str(error))
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return JobError(
+            code=OUT_OF_MEMORY,
+            message="the worker ran out of memory; try smaller measurement.batch_size and "
+            "refinement.batch_size, or a worker with more memory",
+        )
+    # Its text may name files and hosts: that is for the operator's log.
+    return JobError(
+        code=INTERNAL_ERROR,
+        message=f"an error of the service ({type(error).__name__}); the worker's log has it under "
+        "the job's id",
+    )

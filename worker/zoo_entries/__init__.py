@@ -1,0 +1,1 @@
+"""The zoo entry that the project ships, with the script that trained it."""
