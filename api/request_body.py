@@ -44,6 +44,12 @@ def request_schema() -> dict[str, Any]:
     return cast(dict[str, Any], _without_references(schema, schema.get("$defs", {})))
 
 
+def option_names() -> list[str]:
+    """Return the dotted names of all options that hold a value."""
+    options = _options(ConvertRequest)
+    return [one for one in options if not any(two.startswith(f"{one}.") for two in options)]
+
+
 def _without_references(value: Any, definitions: dict[str, Any]) -> Any:
     """Put definitions where they are used: OpenAPI knows no `$defs` inside a body."""
     if isinstance(value, list):

@@ -34,7 +34,7 @@ class JobView(BaseModel):
     id: str
     name: str | None
     state: JobState
-    stage: Stage | None = Field(description="Where a running job is.")
+    stage: Stage | None = Field(description="Where a job is while it runs, or where it failed.")
     progress: float = Field(description="Share of the work that is done, 0 to 1.")
     attempt: int = Field(description="Above 1: a worker died, and the job was run again.")
     created_at: datetime

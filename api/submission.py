@@ -57,13 +57,12 @@ def submit(
         MomentumError: a file is refused; its code says why.
     """
     _check_source(request, has_checkpoint=checkpoint is not None)
-    checkpoint_upload = None
+    accepted: dict[str, tuple[Path, CheckpointFacts | DatasetFacts]] = {}
     if checkpoint is not None:
         canonical = checkpoint.with_name("canonical.safetensors")
         facts = inspect_checkpoint(checkpoint, canonical, architecture=request.architecture)
-        checkpoint.unlink()
         network = _Network(facts.architecture, facts.num_classes, request.preprocessing)
-        checkpoint_upload = _keep(canonical, "checkpoint", facts, tenant, files)
+        accepted["checkpoint"] = canonical, facts
     else:
         assert request.source is not None, "checked above"
         entry = find_zoo_entry(request.source.zoo)
@@ -71,12 +70,17 @@ def submit(
             entry.architecture, entry.num_classes, request.preprocessing or entry.preprocessing
         )
     _check_preprocessing(network)
-    data_upload = None
     if data is not None:
         data_facts = inspect_dataset(data, num_classes=network.num_classes)
         _check_data(data_facts, network, request)
-        data_upload = _keep(data, "dataset", data_facts, tenant, files)
-    return store.submit(request, tenant=tenant, checkpoint=checkpoint_upload, data=data_upload)
+        accepted["dataset"] = data, data_facts
+    # Only now is anything kept: a refusal leaves nothing behind.
+    uploads = {
+        kind: _keep(path, kind, found, tenant, files) for kind, (path, found) in accepted.items()
+    }
+    return store.submit(
+        request, tenant=tenant, checkpoint=uploads.get("checkpoint"), data=uploads.get("dataset")
+    )
 
 
 def _check_source(request: ConvertRequest, *, has_checkpoint: bool) -> None:

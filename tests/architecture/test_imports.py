@@ -14,8 +14,13 @@ TORCH_FREE = [
     "momentum_core.config",
     "momentum_core.errors",
     "api",
+    "api.app",
+    "api.cli",
     "worker",
+    "worker.celery_app",
     "worker.contract",
+    "worker.relay",
+    "worker.tasks",
 ]
 
 

@@ -73,6 +73,7 @@ class Job:
     name: str | None
     state: JobState
     stage: Stage | None
+    """Where it is while it runs; where it failed."""
     progress: float
     """Share of the work that is done, 0 to 1."""
     attempt: int

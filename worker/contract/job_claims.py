@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Engine, and_, insert, or_, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
-from worker.contract.job_store import announce, change_job, read_job
+from worker.contract.job_store import announce, change_job, read_job, read_upload
 from worker.contract.tables import artifacts, jobs, uploads
 
 
@@ -26,7 +26,7 @@ class JobClaims:
 
     def __init__(self, engine: Engine, *, lease_seconds: float) -> None:
         """Take claims of `lease_seconds`."""
-        self._engine = engine
+        self.engine = engine
         self._reader = reading(engine)
         self._lease_seconds = lease_seconds
 
@@ -40,7 +40,7 @@ class JobClaims:
             jobs.c.state == JobState.QUEUED,
             and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < database_now()),
         )
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             row = change_job(
                 connection,
                 and_(jobs.c.id == job_id, free),
@@ -66,14 +66,7 @@ class JobClaims:
         with self._reader.connect() as connection:
             job = read_job(connection, jobs.c.id == claim.job_id)
             found = {
-                row.id: Upload(
-                    id=row.id,
-                    tenant=row.tenant,
-                    kind=row.kind,
-                    blob_sha256=row.blob_sha256,
-                    num_bytes=row.num_bytes,
-                    facts=row.facts,
-                )
+                row.id: read_upload(row)
                 for row in connection.execute(
                     select(uploads).where(uploads.c.id.in_([job.checkpoint_id, job.data_id]))
                 )
@@ -82,7 +75,7 @@ class JobClaims:
 
     def renew(self, claim: Claim) -> bool:
         """Extend the lease; False if the claim is lost."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             renewed = connection.execute(
                 update(jobs)
                 .where(_held(claim))
@@ -116,8 +109,10 @@ class JobClaims:
         Raises:
             ClaimLostError: the job is somebody else's; nothing is published.
         """
-        values = {"progress": 1.0, "result": dict(result)} | _ended(JobState.SUCCEEDED)
-        with self._engine.begin() as connection:
+        values = {"stage": None, "progress": 1.0, "result": dict(result)} | _ended(
+            JobState.SUCCEEDED
+        )
+        with self.engine.begin() as connection:
             if change_job(connection, _held(claim), values, kind="succeeded") is None:
                 raise ClaimLostError
             for file in files:
@@ -153,7 +148,7 @@ class JobClaims:
         """
         running = and_(jobs.c.worker == worker, jobs.c.state == JobState.RUNNING)
         handed_back = 0
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             for job_id in connection.scalars(select(jobs.c.id).where(running)).all():
                 values = {"attempt": jobs.c.attempt - 1} | requeued()
                 row = change_job(
@@ -171,7 +166,7 @@ class JobClaims:
     def _change(
         self, claim: Claim, values: Mapping[str, Any], *, kind: str, data: Mapping[str, Any]
     ) -> None:
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             if change_job(connection, _held(claim), values, kind=kind, data=data) is None:
                 raise ClaimLostError
 

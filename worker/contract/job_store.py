@@ -26,7 +26,7 @@ class JobStore:
     """Jobs as users see them; every reading method takes the tenant that asks."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
         self._reader = reading(engine)
 
     def submit(
@@ -46,7 +46,7 @@ class JobStore:
             data: the data set that was sent.
         """
         job_id = new_id()
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             now = connection.scalar(select(database_now()))
             for upload in (checkpoint, data):
                 if upload is not None:
@@ -81,6 +81,18 @@ class JobStore:
         """
         with self._reader.connect() as connection:
             return read_job(connection, (jobs.c.id == job_id) & (jobs.c.tenant == tenant))
+
+    def upload(self, upload_id: str) -> Upload:
+        """Return an upload.
+
+        Raises:
+            LookupError: there is none of that name.
+        """
+        with self._reader.connect() as connection:
+            row = connection.execute(select(uploads).where(uploads.c.id == upload_id)).one_or_none()
+        if row is None:
+            raise LookupError("no such upload")
+        return read_upload(row)
 
     def artifacts_of(self, job_id: str) -> list[Artifact]:
         """Return a job's files, by name."""
@@ -194,6 +206,18 @@ def read_job(connection: Connection, where: ColumnElement[bool]) -> Job:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+    )
+
+
+def read_upload(row: Row[Any]) -> Upload:
+    """Return the upload of a row."""
+    return Upload(
+        id=row.id,
+        tenant=row.tenant,
+        kind=row.kind,
+        blob_sha256=row.blob_sha256,
+        num_bytes=row.num_bytes,
+        facts=row.facts,
     )
 
 

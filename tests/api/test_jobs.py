@@ -1,0 +1,136 @@
+"""Following a job and downloading what it made."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+
+from tests.api.conftest import problem_of
+from worker.contract.job import Artifact, JobError, Stage
+
+WEIGHTS = b"weights" * 1000
+
+
+@pytest.fixture
+def job_id(client) -> str:
+    return client.post("/convert", json={"source": {"zoo": "digits_resnet26"}}).json()["id"]
+
+
+@pytest.fixture
+def finished(client, claims, service, job_id) -> str:
+    with service.files.temporary_folder() as folder:
+        (folder / "w").write_bytes(WEIGHTS)
+        stored = service.files.put(folder / "w")
+    artifact = Artifact(
+        name="model.safetensors",
+        sha256=stored.sha256,
+        num_bytes=stored.num_bytes,
+        media_type="application/vnd.safetensors",
+    )
+    claims.succeed(claims.claim(job_id, worker="w"), result={"a": 1}, files=[artifact])
+    return job_id
+
+
+def test_a_job_shows_its_stage_and_asks_for_patience(client, claims, job_id):
+    claim = claims.claim(job_id, worker="w")
+    claims.enter_stage(claim, Stage.MEASURING, progress=0.1)
+    answer = client.get(f"/jobs/{job_id}")
+    assert (answer.json()["state"], answer.json()["stage"]) == ("running", "measuring")
+    assert answer.json()["progress"] == 0.1
+    assert answer.json()["started_at"].endswith("Z")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_an_unchanged_job_is_not_sent_twice(client, claims, job_id):
+    tag = client.get(f"/jobs/{job_id}").headers["etag"]
+    again = client.get(f"/jobs/{job_id}", headers={"If-None-Match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    claims.claim(job_id, worker="w")
+    assert client.get(f"/jobs/{job_id}", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_events_are_paged_by_their_number(client, claims, job_id):
+    claims.claim(job_id, worker="w")
+    kinds = [event["kind"] for event in client.get(f"/jobs/{job_id}/events").json()["events"]]
+    assert kinds == ["queued", "started"]
+    rest = client.get(f"/jobs/{job_id}/events", params={"after": 1}).json()["events"]
+    assert [(event["number"], event["data"]) for event in rest] == [(2, {"worker": "w"})]
+    problem_of(client.get(f"/jobs/{job_id}/events?after=x"), 422, "invalid_request")
+
+
+def test_weights_come_whole_with_their_digest(client, finished):
+    answer = client.get(f"/jobs/{finished}/weights")
+    digest = hashlib.sha256(WEIGHTS).digest()
+    assert answer.content == WEIGHTS
+    assert answer.headers["etag"] == f'"{digest.hex()}"'
+    assert answer.headers["repr-digest"] == f"sha-256=:{base64.b64encode(digest).decode()}:"
+    assert "attachment" in answer.headers["content-disposition"]
+    part = client.get(f"/jobs/{finished}/weights", headers={"Range": "bytes=7-13"})
+    assert (part.status_code, part.content) == (206, b"weights")
+
+
+def test_a_finished_job_lists_what_it_made(client, finished):
+    job = client.get(f"/jobs/{finished}").json()
+    assert (job["state"], job["result"], job["stage"]) == ("succeeded", {"a": 1}, None)
+    [artifact] = job["artifacts"]
+    assert client.get(artifact["url"]).content == WEIGHTS
+    assert artifact["sha256"] == hashlib.sha256(WEIGHTS).hexdigest()
+    assert job["links"]["weights"] == f"/jobs/{finished}/weights"
+    problem_of(client.get(f"/jobs/{finished}/artifacts/nope"), 404, "artifact_not_found")
+    problem_of(client.get(f"/jobs/{finished}/artifacts/..%2F..%2Fmomentum.db"), 404, "not_found")
+
+
+def test_files_of_an_unfinished_job_are_a_conflict(client, claims, job_id):
+    answer = client.get(f"/jobs/{job_id}/weights")
+    problem_of(answer, 409, "job_not_finished")
+    assert int(answer.headers["retry-after"]) > 0
+    claims.fail(
+        claims.claim(job_id, worker="w"), JobError(code="zoo_unavailable", message="put it there")
+    )
+    detail = problem_of(client.get(f"/jobs/{job_id}/report"), 409, "job_failed")
+    assert "put it there" in detail
+    assert client.get(f"/jobs/{job_id}").json()["error"] == {
+        "code": "zoo_unavailable",
+        "message": "put it there",
+    }
+
+
+@pytest.mark.parametrize("path", ["", "/events", "/weights", "/report", "/artifacts/x"])
+def test_an_unknown_job_is_not_found(client, path):
+    problem_of(client.get(f"/jobs/{'0' * 32}{path}"), 404, "job_not_found")
+
+
+def test_an_error_of_the_service_tells_nothing_of_its_inside(client, service, monkeypatch):
+    service.store.engine.dispose()
+    monkeypatch.setattr(service.store, "get", lambda *_, **__: 1 / 0)
+    answer = client.get(f"/jobs/{'0' * 32}")
+    assert "division" not in problem_of(answer, 500, "internal_error")
+
+
+def test_the_zoo_lists_every_entry(client):
+    zoo = client.get("/zoo").json()
+    assert zoo["entries"][0]["name"] == "digits_resnet26.DIGITS"
+    assert zoo["entries"][0]["is_shipped"]
+    assert zoo["entries"][0]["has_data"]
+    assert "resnet152.IMAGENET1K_V2" in [entry["name"] for entry in zoo["entries"]]
+    assert "cifar_resnet110" in zoo["architectures"]
+
+
+def test_readiness_names_the_part_that_is_away(client):
+    assert client.get("/healthz").json()["status"] == "ok"
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    checks = answer.json()["checks"]
+    assert (checks["database"], checks["storage"]) == ("ok", "ok")
+    assert checks["broker"].startswith("failed")
+
+
+def test_every_operation_is_documented(client):
+    document = client.get("/openapi.json").json()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations) >= 9
+    assert all(operation["summary"] and operation["description"] for operation in operations)
+    body = document["paths"]["/convert"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "multipart/form-data"}

@@ -1,0 +1,147 @@
+"""From a checkpoint to momentum weights and a memory report, through the whole service."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+from tests.end_to_end.conftest import MOMENTUM
+
+CIFAR = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+EVALUATE = """
+import sys
+from pathlib import Path
+import momentum_core
+from momentum_core.bundle import read_config
+from momentum_core.checkpoint import read_dataset
+from momentum_core.refinement import evaluate
+from safetensors.torch import save_file
+
+weights, data, output = sys.argv[1:]
+dataset = read_dataset(Path(data))
+preprocessing = read_config(weights).preprocessing
+model = momentum_core.load(weights)
+save_file({"logits": evaluate(model, dataset.x_test, dataset.y_test, preprocessing).logits}, output)
+"""
+
+
+def download(service, url, target):
+    answer = service.client.get(url)
+    assert answer.status_code == 200, answer.text
+    digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
+    assert answer.headers["repr-digest"] == f"sha256=:{digest}:".replace("sha256", "sha-256")
+    target.write_bytes(answer.content)
+    return target
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("architecture", "file", "top1", "at_least", "steps"),
+    [
+        ("cifar_resnet20", "resnet20-12fca82f.th", 91.28, 88.5, 20),
+        ("cifar_resnet56", "resnet56-4bfd9763.th", 93.06, 90.0, 0),
+    ],
+)
+def test_a_published_checkpoint_keeps_its_accuracy_and_needs_less_memory(
+    service, shared_data, tmp_path, architecture, file, top1, at_least, steps
+):
+    request = {
+        "preprocessing": CIFAR,
+        "refinement": {"max_steps": steps},
+        "measurement": {"repeats": 1},
+    }
+    with (
+        (shared_data / file).open("rb") as weights,
+        (shared_data / "cifar10.npz").open("rb") as data,
+    ):
+        answer = service.client.post(
+            "/convert",
+            files={"checkpoint": weights, "data": data, "request": ("", json.dumps(request))},
+        )
+    assert answer.status_code == 202, answer.text
+    job = service.wait_for(answer.headers["Location"], "succeeded", seconds=280)
+
+    report = json.loads(download(service, job["links"]["report"], tmp_path / "r").read_text())
+    assert report["source"]["architecture"] == architecture
+    assert report["source"]["architecture_found"]
+    assert report["source"]["format"] == "torch_legacy"
+    accuracy = report["accuracy"]
+    assert accuracy["num_images"] == 5000
+    assert accuracy["original"]["top1_percent"] == pytest.approx(top1, abs=0.05)
+    assert accuracy["converted"]["top1_percent"] >= at_least
+    memory = report["memory"]
+    assert memory["momentum"]["activation_bytes"] < 0.25 * memory["original"]["activation_bytes"]
+    assert memory["momentum"]["peak_bytes"] < 0.7 * memory["original"]["peak_bytes"]
+    if steps == 0:
+        return
+    assert accuracy["refined"]["agreement_percent"] > accuracy["converted"]["agreement_percent"]
+    weights_file = download(service, job["links"]["weights"], tmp_path / "w")
+    logits = download(
+        service, job["links"]["self"] + "/artifacts/evaluation.safetensors", tmp_path / "e"
+    )
+    subprocess.run(
+        [sys.executable, "-c", EVALUATE, weights_file, shared_data / "cifar10.npz", tmp_path / "l"],
+        cwd=ROOT,
+        check=True,
+    )
+    again, evaluated = load_file(tmp_path / "l")["logits"], load_file(logits)["refined"]
+    assert (again - evaluated).abs().max() <= 1e-4
+
+
+def test_the_shipped_network_goes_all_the_way(service, tmp_path):
+    location = service.submit(
+        {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 20}}
+    )
+    job = service.wait_for(location, "succeeded", seconds=60)
+    assert job["result"]["top1_percent"]["refined"] > 98
+    assert job["attempt"] == 1
+    kinds = [event["kind"] for event in service.client.get(f"{location}/events").json()["events"]]
+    assert kinds[:2] == ["queued", "started"]
+    assert kinds[-1] == "succeeded"
+    download(service, job["links"]["weights"], tmp_path / "w")
+
+
+def test_only_the_workers_children_ever_load_torch(service):
+    location = service.submit(
+        {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 1}}
+    )
+    service.wait_for(location, "succeeded", seconds=60)
+    holders = [pid for pid in service.processes() if "libtorch" in service.of(pid, "maps")]
+    assert len(holders) == 1
+    assert "spawn_main" in service.of(holders[0], "cmdline")
+
+
+def test_a_zoo_entry_without_network_says_which_file_to_put_where(service):
+    location = service.submit({"source": {"zoo": "resnet18"}})
+    error = service.wait_for(location, "failed", seconds=60)["error"]
+    assert error["code"] == "zoo_unavailable"
+    assert "resnet18-f37072fd.pth" in error["message"]
+
+
+def test_the_demo_shows_its_table(tmp_path):
+    done = subprocess.run(
+        [MOMENTUM, "demo", "--output", tmp_path / "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in (
+        "parameters",
+        "top-1 of 500 test images",
+        "99.20 %",
+        "activation memory",
+        "time of a training step",
+    ):
+        assert words in done.stdout
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert (tmp_path / "out" / "report.json").exists()

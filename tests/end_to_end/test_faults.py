@@ -1,0 +1,115 @@
+"""What happens when processes die: nothing is lost, nothing is done twice, nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import redis
+
+from tests.end_to_end.conftest import MOMENTUM, Serving, serving
+from worker.celery_app import create_celery_app
+from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
+
+SHORT = {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 5}}
+LONG = {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 400, "batch_size": 64}}
+ENDLESS = {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 100_000}}
+
+
+# One thread: the tiny network gains nothing from a second one, and needs both cores for it.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def own(tmp_path):
+    with serving(tmp_path / "data", **ONE_THREAD) as service:
+        yield service
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether all processes have ended; a zombie that nobody waits for has."""
+
+    def has_ended(pid: int) -> bool:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                return file.read().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if all(has_ended(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_killed_workers_job_runs_again_and_ends(own: Serving):
+    location = own.submit(LONG)
+    own.wait_for(location, "running", seconds=60, stage="refining")
+    os.kill(own.worker(), signal.SIGKILL)
+    killed_at = time.monotonic()
+    own.wait_for(location, "running", seconds=30, attempt=2)
+    assert time.monotonic() - killed_at < 30
+    job = own.wait_for(location, "succeeded", seconds=90)
+    assert job["attempt"] == 2
+    kinds = [event["kind"] for event in own.client.get(f"{location}/events").json()["events"]]
+    assert kinds.count("started") == 2
+    assert kinds.count("requeued") == 1
+    assert kinds[-1] == "succeeded"
+
+
+def test_a_repeated_message_changes_nothing(own: Serving):
+    location = own.submit(SHORT)
+    before = own.wait_for(location, "succeeded", seconds=60)
+    app = create_celery_app(f"redis+socket://{own.data_dir}/broker/valkey.sock")
+    for _ in range(5):
+        app.send_task(CONVERT_TASK, args=[before["id"]], queue=CONVERT_QUEUE)
+    app.close()
+    # The worker takes messages in order: when the next job is done, it has seen these.
+    own.wait_for(own.submit(SHORT), "succeeded", seconds=60)
+    assert own.job(location) == before
+    with redis.Redis(unix_socket_path=f"{own.data_dir}/broker/valkey.sock") as client:
+        assert client.llen(CONVERT_QUEUE) == 0
+    assert own.log("worker").count("is not to be had") == 5
+
+
+def test_ctrl_c_ends_everything_and_a_restart_goes_on(tmp_path):
+    with serving(tmp_path / "data", **ONE_THREAD) as service:
+        location = service.submit(ENDLESS)
+        service.wait_for(location, "running", seconds=30, stage="refining")
+        pids = service.processes()
+        assert len(pids) >= 5
+        stopped_at = time.monotonic()
+        service.send(signal.SIGINT)
+        assert service.wait(12) == 0
+        assert time.monotonic() - stopped_at < 10
+        assert gone(pids)
+        service.start()
+        job = service.wait_for(location, "running", seconds=30, stage="refining")
+        assert job["attempt"] == 1, "an orderly stop is not counted"
+
+
+def test_a_killed_supervisor_leaves_no_orphan(tmp_path):
+    with serving(tmp_path / "data", **ONE_THREAD) as service:
+        service.wait_for(service.submit(ENDLESS), "running", seconds=30, stage="refining")
+        pids = service.processes()
+        service.send(signal.SIGKILL)
+        service.wait(5)
+        assert gone(pids)
+
+
+def test_a_folder_in_use_and_a_port_in_use_are_refused(own: Serving, tmp_path):
+    for arguments, words in (
+        (["--data-dir", own.data_dir, "--port", "1999"], "runs in"),
+        (["--data-dir", tmp_path / "other", "--port", str(own.port)], "choose another --port"),
+    ):
+        done = subprocess.run(
+            [MOMENTUM, "serve", *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        assert words in done.stderr
+    assert own.client.get("/readyz").status_code == 200

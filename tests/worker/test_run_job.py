@@ -1,0 +1,232 @@
+"""One job in this process, with the real record, store, intake and networks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import momentum_core
+from momentum_core.checkpoint import read_dataset
+from momentum_core.config import ConversionConfig, MeasurementConfig, RefinementConfig
+from momentum_core.refinement import evaluate
+from worker import conversion_job
+from worker.active_job import ActiveJob
+from worker.contract.job import JobState, Upload
+from worker.contract.job_store import new_id
+from worker.contract.request import ConvertRequest, ZooSource
+from worker.contract.zoo import find_zoo_entry
+from worker.run_job import run_job
+from worker.zoo import shipped_dataset
+
+DIGITS = ConvertRequest(
+    source=ZooSource(zoo="digits_resnet26"),
+    measurement=MeasurementConfig(batch_size=16, repeats=1),
+    refinement=RefinementConfig(max_steps=12, batch_size=64),
+)
+DATASET = read_dataset(shipped_dataset(find_zoo_entry("digits_resnet26")))
+PREPROCESSING = find_zoo_entry("digits_resnet26").preprocessing
+
+
+@pytest.fixture
+def run(services, store):
+    def run(request: ConvertRequest, **uploads):
+        job = store.submit(request, tenant="default", **uploads)
+        run_job(job.id, services)
+        return store.get(job.id, tenant="default")
+
+    return run
+
+
+@pytest.fixture
+def file_of(services, store):
+    def find(job, name):
+        [digest] = [one.sha256 for one in store.artifacts_of(job.id) if one.name == name]
+        return services.workplace.files.path_of(digest)
+
+    return find
+
+
+def test_the_shipped_network_is_converted_refined_and_packaged(run, store, file_of):
+    job = run(DIGITS)
+    assert (job.state, job.error) == (JobState.SUCCEEDED, None)
+    report = json.loads(file_of(job, "report.json").read_text())
+
+    top1 = {
+        model: report["accuracy"][model]["top1_percent"]
+        for model in ("original", "converted", "refined")
+    }
+    assert top1["original"] == pytest.approx(99.2, abs=0.05)
+    assert top1["converted"] < top1["refined"]
+    assert top1["refined"] > 98
+    assert job.result["top1_percent"] == top1
+    memory = report["memory"]
+    assert memory["momentum"]["activation_bytes"] < 0.3 * memory["original"]["activation_bytes"]
+    assert memory["momentum"]["peak_bytes"] < 0.6 * memory["original"]["peak_bytes"]
+    assert memory["original"]["parameter_bytes"] == memory["momentum"]["parameter_bytes"]
+    assert memory["ratios"]["seconds"] == pytest.approx(
+        memory["momentum"]["seconds"] / memory["original"]["seconds"]
+    )
+    assert report["verification"]["max_logit_difference"] == 0
+    assert [len(one["blocks"]) for one in report["plan"]["runs"]] == [6, 5]
+    assert report["source"]["zoo"]["name"] == "digits_resnet26.DIGITS"
+
+    stages = [event.data["stage"] for event in store.events_of(job.id) if event.kind == "stage"]
+    assert stages == [
+        "loading",
+        "planning",
+        "converting",
+        "measuring",
+        "evaluating",
+        "refining",
+        "evaluating",
+        "packaging",
+    ]
+
+
+def test_the_weights_file_gives_the_evaluated_logits_in_a_fresh_process(run, file_of, tmp_path):
+    job = run(DIGITS)
+    program = (
+        "import sys, momentum_core, torch\n"
+        "from momentum_core.checkpoint import read_dataset\n"
+        "from momentum_core.bundle import read_config\n"
+        "from momentum_core.refinement import evaluate\n"
+        "from safetensors.torch import save_file\n"
+        "from pathlib import Path\n"
+        "weights, data, out = sys.argv[1:]\n"
+        "model, dataset = momentum_core.load(weights), read_dataset(Path(data))\n"
+        "preprocessing = read_config(weights).preprocessing\n"
+        "logits = evaluate(model, dataset.x_test, dataset.y_test, preprocessing).logits\n"
+        "save_file({'logits': logits}, out)\n"
+    )
+    out = tmp_path / "logits.safetensors"
+    data = shipped_dataset(find_zoo_entry("digits_resnet26"))
+    subprocess.run(
+        [sys.executable, "-c", program, file_of(job, "model.safetensors"), data, out], check=True
+    )
+    expected = load_file(file_of(job, "evaluation.safetensors"))["refined"]
+    assert (load_file(out)["logits"] - expected).abs().max() <= 1e-4
+
+
+def test_the_weights_are_the_original_architectures_and_better_than_at_the_start(run, file_of):
+    job = run(DIGITS)
+    logits = load_file(file_of(job, "evaluation.safetensors"))
+    teacher = torch.log_softmax(logits["original"], 1)
+
+    def divergence(name):
+        return torch.nn.functional.kl_div(
+            torch.log_softmax(logits[name], 1), teacher, reduction="batchmean", log_target=True
+        )
+
+    assert divergence("refined") < divergence("converted")
+
+
+def test_the_same_request_gives_the_same_weights(run, store):
+    first, second = run(DIGITS), run(DIGITS)
+    other = run(replace(DIGITS, seed=1))
+
+    def weights(job):
+        return {one.name: one.sha256 for one in store.artifacts_of(job.id)}["model.safetensors"]
+
+    assert weights(first) == weights(second) != weights(other)
+
+
+def test_without_refinement_the_weights_stay(run, file_of):
+    job = run(replace(DIGITS, refinement=RefinementConfig(max_steps=0)))
+    logits = load_file(file_of(job, "evaluation.safetensors"))
+    assert torch.equal(logits["converted"], logits["refined"])
+    # The same conversion, done by hand.
+    loaded = momentum_core.load(file_of(job, "model.safetensors"))
+    again = evaluate(loaded, DATASET.x_test, DATASET.y_test, PREPROCESSING)
+    assert torch.equal(again.logits, logits["converted"])
+
+
+def test_a_zoo_entry_that_is_not_at_hand_fails_with_the_remedy(run, store):
+    job = run(replace(DIGITS, source=ZooSource(zoo="resnet18")))
+    assert (job.state, job.error.code) == (JobState.FAILED, "zoo_unavailable")
+    assert "resnet18-f37072fd.pth" in job.error.message
+    assert store.artifacts_of(job.id) == []
+
+
+def test_a_lost_upload_fails_with_its_code(run):
+    upload = Upload(
+        id=new_id(),
+        tenant="default",
+        kind="checkpoint",
+        blob_sha256="0" * 64,
+        num_bytes=1,
+        facts={},
+    )
+    job = run(ConvertRequest(), checkpoint=upload)
+    assert (job.state, job.error.code) == (JobState.FAILED, "stored_file_damaged")
+
+
+def test_a_bug_fails_the_job_and_tells_only_its_kind(run, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise KeyError("a secret path")
+
+    monkeypatch.setattr(conversion_job, "plan_conversion", broken)
+    job = run(DIGITS)
+    assert (job.state, job.error.code) == (JobState.FAILED, "internal_error")
+    assert "secret" not in job.error.message
+    assert "secret" in caplog.text
+
+
+def test_a_too_large_batch_is_called_out_of_memory(run, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(conversion_job, "measure_side_by_side", exhausted)
+    job = run(DIGITS)
+    assert job.error.code == "out_of_memory"
+    assert "measurement.batch_size" in job.error.message
+
+
+def test_a_job_taken_away_stops_and_publishes_nothing(services, store, claims, monkeypatch):
+    job = store.submit(DIGITS, tenant="default")
+    steps = []
+
+    def advance(active, share, **figures):
+        steps.append(figures.get("step"))
+        if figures.get("step") == 3:
+            claims.hand_back(services.worker)
+            active._lost.set()
+        return original_advance(active, share, **figures)
+
+    original_advance = ActiveJob.advance
+    monkeypatch.setattr(ActiveJob, "advance", advance)
+    run_job(job.id, services)
+    assert steps[-1] == 3
+    found = store.get(job.id, tenant="default")
+    assert (found.state, found.attempt) == (JobState.QUEUED, 0)
+    assert store.artifacts_of(job.id) == []
+
+    monkeypatch.undo()
+    run_job(job.id, services)
+    assert store.get(job.id, tenant="default").state == JobState.SUCCEEDED
+
+
+def test_a_message_too_many_changes_nothing(run, services, store):
+    job = run(DIGITS)
+    run_job(job.id, services)
+    run_job("0" * 32, services)
+    assert store.get(job.id, tenant="default") == job
+
+
+def test_nothing_temporary_is_left(run, settings):
+    run(DIGITS)
+    run(replace(DIGITS, source=ZooSource(zoo="resnet18")))
+    assert list((settings.data_folder / "tmp").iterdir()) == []
+
+
+def test_another_gamma_and_scheme_are_used_and_said(run, file_of):
+    job = run(replace(DIGITS, conversion=ConversionConfig(gamma=0.1, scheme="paper")))
+    report = json.loads(file_of(job, "report.json").read_text())
+    gamma = report["plan"]["gamma"]
+    assert gamma["numerator"] / gamma["denominator"] == pytest.approx(0.1, abs=0.005)
+    assert report["accuracy"]["converted"]["top1_percent"] > 98
