@@ -205,11 +205,17 @@ def _rule_gradients(step: Step, evaluation: Evaluation, total: Tensor) -> Gradie
         if block.rule.includes_skip:
             assert seen is not None
             f = f - seen.to(work)
-        result.append((weights * f).sum_to_size(coefficient.shape).to(coefficient.dtype))
+        result.append(_summed(weights * f, coefficient))
     if offset is not None:
-        result.append(weights.sum_to_size(offset.shape).to(offset.dtype))
+        grad_offset = _summed(weights, offset)
+        # With nothing to sum over it is `total` itself, which the block before overwrites.
+        is_total = grad_offset.data_ptr() == total.data_ptr()
+        result.append(grad_offset.clone() if is_total else grad_offset)
     if predictor is not None:
         assert seen is not None
-        moment = (weights * seen.to(work)).sum_to_size(predictor.shape)
-        result.append(moment.to(predictor.dtype))
+        result.append(_summed(weights * seen.to(work), predictor))
     return result
+
+
+def _summed(values: Tensor, like: Tensor) -> Tensor:
+    return values.sum_to_size(like.shape).to(like.dtype)

@@ -11,6 +11,17 @@ from momentum_core.reversible.float_rule import run_floats
 from momentum_core.reversible.update import BlockRule
 
 
+class Wave(nn.Module):
+    """A residual block for any shape: its parameter is one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.pitch = nn.Parameter(torch.rand(()) + 1.0)
+
+    def forward(self, x):
+        return x + torch.sin(self.pitch * x)
+
+
 def _relative(found, expected):
     return ((found.double() - expected).norm() / expected.norm()).item()
 
@@ -69,6 +80,38 @@ def test_the_rule_s_own_tensors_get_the_gradients_of_the_real_rule(make_blocks, 
     assert {"coefficients", "offsets", "predictors", "initial_velocity.weight"} <= expected.keys()
     for name, parameter in stack.named_parameters():
         assert _relative(parameter.grad, expected[name].grad) < 1e-4, name
+
+
+@pytest.mark.parametrize("backward", ["reversible", "stored"])
+@pytest.mark.parametrize(
+    ("shape", "per_channel", "channel_dim"),
+    [((), False, 0), ((4,), True, 0), ((1, 4), True, 1), ((1, 4, 1, 1), True, 1)],
+    ids=["no dimension", "C", "1 x C", "1 x C x 1 x 1"],
+)
+def test_a_rule_as_large_as_the_input_gets_the_gradients_of_the_real_rule(
+    backward, shape, per_channel, channel_dim
+):
+    # The gradient of an offset is then the gradient that flows on, with nothing to sum over.
+    torch.manual_seed(0)
+    numbers = (6, 4) if per_channel else (6,)
+    stack = MomentumStack(
+        [Wave() for _ in range(6)],
+        gamma=0.8,
+        coefficients=torch.rand(numbers),
+        offsets=torch.randn(numbers) * 0.1,
+        predictors=torch.randn(numbers) * 0.1,
+        trainable_rule=True,
+        channel_dim=channel_dim,
+        backward=backward,
+    )
+    real = copy.deepcopy(stack).double()
+    x = torch.randn(shape, requires_grad=True)
+    stack(x).square().sum().backward()
+    x64 = x.detach().double().requires_grad_()
+    real.forward_floats(x64)[0].square().sum().backward()
+    assert _relative(x.grad, x64.grad) < 1e-4
+    for name, parameter in real.named_parameters():
+        assert _relative(stack.get_parameter(name).grad, parameter.grad) < 1e-4, name
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
