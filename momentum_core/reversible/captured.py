@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from momentum_core.errors import ReversibilityError
+from momentum_core.reversible.sharding import is_sharded, sharded_error
 
 
 def check_captured(root: Node, block: nn.Module, known: Iterable[Tensor], where: str) -> None:
@@ -44,20 +45,14 @@ def check_captured(root: Node, block: nn.Module, known: Iterable[Tensor], where:
 
 
 def edge_of(tensor: Tensor) -> GradientEdge | None:
-    """Return where `tensor` hangs in its graph, or None if it has none."""
-    if tensor.grad_fn is None:
-        return None
-    return GradientEdge(tensor.grad_fn, tensor.output_nr)
+    """Return where `tensor` hangs in its graph, or None if it needs no gradient."""
+    return get_gradient_edge(tensor) if tensor.requires_grad else None
 
 
 def _captured_error(variable: Tensor, block: nn.Module, where: str) -> ReversibilityError:
+    if is_sharded(variable):
+        return sharded_error(where)
     kind = type(variable).__name__
-    if kind == "FlatParameter":
-        return ReversibilityError(
-            f"{where}: its parameters are sharded by FullyShardedDataParallel, which frees them "
-            "before they are needed again; use DistributedDataParallel",
-            code="sharded_parameters",
-        )
     return ReversibilityError(
         f"{where}: {type(block).__qualname__} uses a {kind} of shape {tuple(variable.shape)} that "
         "needs a gradient but is neither its parameter nor an argument; pass it to the stack's "

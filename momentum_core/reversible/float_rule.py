@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from momentum_core.reversible.fixed_point import work_dtype
@@ -43,19 +44,33 @@ def run_floats(
         seen = position.to(dtype)
         # A block may write into its input; the sum must not see it.
         given = seen.clone() if seen is position else seen
-        step = block(given, *args, **kwargs).to(work)
-        if rule.includes_skip:
-            step = step - seen.to(work)
-        step = step * rule.coefficient
-        if rule.offset is not None:
-            step = step + rule.offset
-        if rule.predictor is not None:
-            step = step + rule.predictor * seen.to(work)
-        velocity = step if velocity is None else gamma * velocity + step
-        position = position + velocity
-    if velocity is None:
-        velocity = position * 0
+        output = block(given, *args, **kwargs)
+        position, velocity = take_step(position, velocity, output, seen, rule, gamma)
+    assert velocity is not None
     return position, velocity
+
+
+def take_step(
+    position: Tensor,
+    velocity: Tensor | None,
+    output: Tensor,
+    seen: Tensor,
+    rule: BlockRule,
+    gamma: float,
+) -> tuple[Tensor, Tensor]:
+    """Return position and velocity after a block that returned `output` for `seen`.
+
+    Args:
+        position: x, in the type that the rule is computed in.
+        velocity: v, shape and type of `position`; None is 0.
+        output: what the block returned, shape of x.
+        seen: x in the type that the block saw.
+        rule: the block's coefficients.
+        gamma: the momentum term n/d.
+    """
+    step = _increment(output, seen, rule, position.dtype)
+    velocity = step if velocity is None else gamma * velocity + step
+    return position + velocity, velocity
 
 
 def rewind_floats(
@@ -82,13 +97,19 @@ def rewind_floats(
         position = position - velocity
         seen = position.to(dtype)
         given = seen.clone() if seen is position else seen
-        step = block(given, *args, **kwargs).to(work)
-        if rule.includes_skip:
-            step = step - seen.to(work)
-        step = step * rule.coefficient
-        if rule.offset is not None:
-            step = step + rule.offset
-        if rule.predictor is not None:
-            step = step + rule.predictor * seen.to(work)
+        step = _increment(block(given, *args, **kwargs), seen, rule, work)
         velocity = (velocity - step) / gamma
     return position, velocity
+
+
+def _increment(output: Tensor, seen: Tensor, rule: BlockRule, work: torch.dtype) -> Tensor:
+    """Return c * f(x) + b + p * x in the type `work`."""
+    step = output.to(work)
+    if rule.includes_skip:
+        step = step - seen.to(work)
+    step = step * rule.coefficient
+    if rule.offset is not None:
+        step = step + rule.offset
+    if rule.predictor is not None:
+        step = step + rule.predictor * seen.to(work)
+    return step

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from momentum_core.errors import ReversibilityError
+from momentum_core.reversible.evaluation import Block, Evaluation
 from momentum_core.reversible.fixed_point import work_dtype
 from momentum_core.reversible.hooks import without_hooks
-from momentum_core.reversible.tape import Block, Evaluation, Tape
+from momentum_core.reversible.tape import Tape
 
 Gradients = list[Tensor | None]
 
@@ -152,13 +153,7 @@ class LeaveRun(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         """Open the backward pass, which may happen once."""
-        if torch.is_grad_enabled():
-            raise ReversibilityError(
-                f"{ctx.tape.name}: create_graph=True asks for a gradient of the gradient, which "
-                "a reversible run does not have; build the stack's blocks without MomentumStack "
-                "for that, or drop create_graph",
-                code="double_backward",
-            )
+        refuse_double_backward(ctx.tape.name)
         ctx.tape.begin_backward()
         return None, gradients[0]
 
@@ -181,6 +176,21 @@ def pull_back(evaluation: Evaluation, gradient: Tensor) -> Gradients:
         # Positions come as edges, parameters as tensors; autograd takes them side by side.
         mixed: Any = inputs
         return list(torch.autograd.grad((root,), mixed, (gradient,), allow_unused=True))
+
+
+def refuse_double_backward(name: str) -> None:
+    """Raise if the backward pass that is running is to be differentiated itself.
+
+    Raises:
+        ReversibilityError: it is; `name` names the run.
+    """
+    if torch.is_grad_enabled():
+        raise ReversibilityError(
+            f"{name}: create_graph=True asks for a gradient of the gradient, which a recomputed "
+            "graph does not have; build the model without MomentumStack and Recomputed for that, "
+            "or drop create_graph",
+            code="double_backward",
+        )
 
 
 def _take_step(ctx: Any) -> Step:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from momentum_core.reversible.passes import Run, check_input, create_tape, initial_block
-from momentum_core.reversible.tape import Block, Tape
+from momentum_core.reversible.evaluation import Block
+from momentum_core.reversible.passes import create_tape, initial_block
+from momentum_core.reversible.prefix import Prefix
+from momentum_core.reversible.run import Run, check_input
+from momentum_core.reversible.tape import Tape
 
 
 class MomentumState:
@@ -40,7 +43,7 @@ def advance_run(run: Run, x: Tensor) -> MomentumState:
         StateRangeError: a value does not fit the state.
     """
     check_input(x, run.name)
-    tape, blocks = create_tape(run, x.detach(), None)
+    tape, blocks = create_tape(run, Prefix(0, x.detach(), None))
     initial = initial_block(run) if tape.has_initial_velocity else None
     if initial is not None:
         tape.start(initial, keep_graph=False)

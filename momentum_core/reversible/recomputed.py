@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from momentum_core.errors import ReversibilityError
 from momentum_core.reversible import replay
 from momentum_core.reversible.captured import check_captured, edge_of
-from momentum_core.reversible.function import pull_back
+from momentum_core.reversible.checksum import checksum
+from momentum_core.reversible.evaluation import Evaluation
+from momentum_core.reversible.function import pull_back, refuse_double_backward
+from momentum_core.reversible.sharding import check_not_sharded
 from momentum_core.reversible.switches import is_exporting
-from momentum_core.reversible.tape import Evaluation
 
 
 class Recomputed(nn.Sequential):
@@ -44,8 +47,10 @@ class Recomputed(nn.Sequential):
 class _Recompute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, module: Recomputed, x: Tensor, *parameters: Tensor) -> Tensor:
+        check_not_sharded(module, _where(module))
         ctx.set_materialize_grads(False)
         ctx.module = module
+        ctx.parameters = parameters
         ctx.save_for_backward(x)
         leaf = _leaf(x)
         output, ctx.circumstances = replay.first_run(
@@ -54,6 +59,7 @@ class _Recompute(torch.autograd.Function):
         edge = edge_of(output)
         if edge is not None:
             check_captured(edge.node, module, (leaf, *parameters), _where(module))
+        ctx.checksum = checksum(output)
         return output.detach()
 
     @staticmethod
@@ -62,12 +68,18 @@ class _Recompute(torch.autograd.Function):
         if gradient is None:
             return (None,) * len(ctx.needs_input_grad)
         module: Recomputed = ctx.module
+        refuse_double_backward(_where(module))
         (x,) = ctx.saved_tensors
         replay.check_unchanged(ctx.circumstances, _where(module))
         leaf = _leaf(x)
         output = replay.second_run(ctx.circumstances, lambda: module.run(leaf), x.device)
-        parameters = tuple(p for p in module.parameters() if p.requires_grad)
-        inputs = (leaf, *parameters) if x.requires_grad else parameters
+        if not torch.equal(checksum(output), ctx.checksum):
+            raise ReversibilityError(
+                f"{_where(module)}: its output is not that of the forward pass, so the gradients "
+                "would be wrong: " + replay.NOT_THE_SAME_TWICE,
+                code="not_deterministic",
+            )
+        inputs = (leaf, *ctx.parameters) if x.requires_grad else ctx.parameters
         evaluation = Evaluation(
             output.detach(), edge_of(output), inputs, x.requires_grad, None, None
         )

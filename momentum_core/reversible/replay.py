@@ -7,33 +7,26 @@ flags, buffers as they were, global switches, and the versions of everything tha
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from momentum_core.errors import ReversibilityError
+from momentum_core.errors import ReversibilityError, StateRangeError
+from momentum_core.reversible import buffers
+from momentum_core.reversible.buffers import Buffer, version_of
+from momentum_core.reversible.sharding import is_sharded, sharded_error
 from momentum_core.reversible.switches import Switches
 
 BlockCall = Callable[[], Tensor]
 
-
-@dataclass(frozen=True, slots=True)
-class _Buffer:
-    owner: nn.Module
-    name: str
-    value: Tensor
-    """The tensor that the module held, or for a buffer that moved, a copy of its contents."""
-
-    version: int
-
-    def moved(self, before: Tensor) -> bool:
-        held = self.owner._buffers.get(self.name)
-        if held is not self.value or self.value._version != self.version:
-            return True
-        # Batch norm's kernel writes its statistics without touching the version.
-        return not torch.equal(self.value, before)
+NOT_THE_SAME_TWICE = (
+    "a block did not compute the same values twice; look for weights that changed before "
+    "backward() unseen (`.data`, a fused optimizer), state outside of buffers, random numbers not "
+    "drawn from torch, or a kernel that is not deterministic "
+    "(torch.use_deterministic_algorithms(True) finds those)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +36,19 @@ class _Fixed:
     what: str
     tensor: Tensor
     version: int
-    address: int
+    storage: object
+    """Its memory. Not the address: `fully_shard` frees and fills a storage between the runs."""
 
     @classmethod
     def of(cls, what: str, tensor: Tensor) -> _Fixed:
-        return cls(what, tensor, _version(tensor), tensor.data_ptr())
+        return cls(what, tensor, version_of(tensor), _storage(tensor))
 
     def changed(self) -> bool:
-        return _version(self.tensor) != self.version or self.tensor.data_ptr() != self.address
+        return version_of(self.tensor) != self.version or _storage(self.tensor) is not self.storage
+
+
+def _storage(tensor: Tensor) -> object:
+    return tensor.untyped_storage() if tensor.layout == torch.strided else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +57,8 @@ class Circumstances:
 
     module: nn.Module
     training: tuple[tuple[nn.Module, bool], ...]
-    moved: tuple[_Buffer, ...]
-    """Buffers that the run changed, with their contents from before it."""
+    moved: tuple[Buffer, ...]
+    """Buffers that the run changed, as they were before it."""
 
     fixed: tuple[_Fixed, ...]
     parameters: tuple[tuple[nn.Module, str, Tensor], ...]
@@ -68,11 +66,6 @@ class Circumstances:
     """The random states from before the run, or None if it drew no random number."""
 
     switches: Switches
-
-    def restore_buffers(self) -> None:
-        """Give the block back the buffers from before its run, for a step that is repeated."""
-        for buffer in self.moved:
-            buffer.owner._buffers[buffer.name] = buffer.value
 
 
 def first_run(
@@ -87,35 +80,31 @@ def first_run(
         for name, parameter in submodule._parameters.items()
         if parameter is not None
     )
-    buffers = [
-        (_Buffer(submodule, name, buffer, buffer._version), buffer.clone())
-        for submodule in submodules
-        for name, buffer in submodule._buffers.items()
-        if buffer is not None
-    ]
+    before = buffers.record(submodules)
     fixed = [_Fixed.of("an argument", argument) for argument in arguments]
     random = _RandomState.capture(device)
     switches = Switches.capture(device)
-    with switches.applied():
-        result = call()
+    try:
+        with switches.applied():
+            result = call()
+    except StateRangeError:
+        # From a stack inside the block: the step may be repeated.
+        buffers.restore(buffers.moved_since(before, submodules))
+        raise
     if any(argument.changed() for argument in fixed):
         raise ReversibilityError(
             f"block {type(module).__qualname__} wrote into one of its tensor arguments, so it "
             "cannot be recomputed; let it work on a copy",
             code="mutable_argument",
         )
-    moved = tuple(
-        _Buffer(buffer.owner, buffer.name, before, before._version)
-        for buffer, before in buffers
-        if buffer.moved(before)
-    )
+    moved = buffers.moved_since(before, submodules)
     moving = {(buffer.owner, buffer.name) for buffer in moved}
     names = {parameter: name for name, parameter in module.named_parameters(remove_duplicate=False)}
     fixed += [_Fixed.of(f"parameter {names[p]!r}", p) for _, _, p in parameters]
     fixed += [
-        _Fixed.of(f"buffer {buffer.name!r}", buffer.value)
-        for buffer, _ in buffers
-        if (buffer.owner, buffer.name) not in moving
+        _Fixed.of(f"buffer {buffer.name!r}", buffer.tensor)
+        for buffer in before
+        if buffer.tensor is not None and (buffer.owner, buffer.name) not in moving
     ]
     return result, Circumstances(
         module,
@@ -132,10 +121,14 @@ def check_unchanged(circumstances: Circumstances, where: str) -> None:
     """Raise if a second run could not be like the first.
 
     Raises:
-        ReversibilityError: a parameter, an argument or a buffer changed since.
+        ReversibilityError: a parameter, an argument or a buffer changed since, or is sharded.
     """
     for owner, name, parameter in circumstances.parameters:
-        if owner._parameters.get(name) is not parameter:
+        # A scripted module's table is no dictionary.
+        held = dict(owner._parameters.items()).get(name)
+        if is_sharded(parameter) or (held is not None and is_sharded(held)):
+            raise sharded_error(where)
+        if held is not parameter:
             raise _changed(where, f"parameter {name!r} was replaced")
     for fixed in circumstances.fixed:
         if fixed.changed():
@@ -147,10 +140,16 @@ def second_run(circumstances: Circumstances, call: BlockCall, device: torch.devi
     with (
         circumstances.switches.applied(),
         _training_flags(circumstances.training),
-        _buffers(circumstances.moved),
+        buffers.swapped(circumstances.moved),
         _random_state(circumstances.random, device),
     ):
         return call()
+
+
+def restore_buffers(history: Iterable[Circumstances]) -> None:
+    """Undo what the runs of `history`, oldest first, did to buffers: the step may be repeated."""
+    for circumstances in reversed(tuple(history)):
+        buffers.restore(circumstances.moved)
 
 
 def _changed(where: str, what: str) -> ReversibilityError:
@@ -159,11 +158,6 @@ def _changed(where: str, what: str) -> ReversibilityError:
         "recomputed; step the optimizer and change tensors only after backward()",
         code="changed_before_backward",
     )
-
-
-def _version(tensor: Tensor) -> int:
-    # Inference tensors have no version; they cannot be changed outside inference mode either.
-    return -1 if tensor.is_inference() else tensor._version
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,16 +210,3 @@ def _training_flags(flags: tuple[tuple[nn.Module, bool], ...]) -> Iterator[None]
     finally:
         for module, now in changed:
             module.training = now
-
-
-@contextlib.contextmanager
-def _buffers(moved: tuple[_Buffer, ...]) -> Iterator[None]:
-    # Swapped, not copied into: the current buffers keep their contents and their versions.
-    current = [buffer.owner._buffers[buffer.name] for buffer in moved]
-    for buffer in moved:
-        buffer.owner._buffers[buffer.name] = buffer.value
-    try:
-        yield
-    finally:
-        for buffer, held in zip(moved, current, strict=True):
-            buffer.owner._buffers[buffer.name] = held

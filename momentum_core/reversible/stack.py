@@ -16,8 +16,9 @@ from momentum_core.reversible.arguments import Arguments
 from momentum_core.reversible.float_rule import rewind_floats, run_floats
 from momentum_core.reversible.fraction import round_gamma
 from momentum_core.reversible.inverse import MomentumState, advance_run, rewind_run
-from momentum_core.reversible.passes import Run, run_with_gradients
+from momentum_core.reversible.passes import run_with_gradients
 from momentum_core.reversible.rule import RuleTensors
+from momentum_core.reversible.run import Run
 from momentum_core.reversible.scheme import scheme_coefficients
 from momentum_core.reversible.store_plan import plan_store
 from momentum_core.reversible.switches import is_exporting

@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from momentum_core.errors import ReversibilityError, StateRangeError
 from momentum_core.reversible import replay, update
 from momentum_core.reversible.arguments import Arguments
 from momentum_core.reversible.captured import check_captured, edge_of
+from momentum_core.reversible.checksum import checksum
+from momentum_core.reversible.evaluation import Block, Evaluation, check_output
 from momentum_core.reversible.fixed_point import work_dtype
 from momentum_core.reversible.read import ReadPosition
 from momentum_core.reversible.replay import Circumstances
-from momentum_core.reversible.update import BlockRule, IntegerState, RangeCheck
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A block of the run, as one pass uses it."""
-
-    module: nn.Module
-    where: str
-    """Run and block, for messages."""
-
-    parameters: tuple[Tensor, ...]
-    """Parameters that need a gradient."""
-
-    rule: BlockRule
-    trainable: tuple[Tensor | None, Tensor | None, Tensor | None]
-    """c, b, p of the rule where they need a gradient."""
-
-    correction: float
-    multiplies: bool
-    """Whether the velocity before the block may differ from 0."""
-
-
-@dataclass(slots=True)
-class Evaluation:
-    """A block's output with the graph that leads to it."""
-
-    output: Tensor
-    """What the block returned, without its graph."""
-
-    root: GradientEdge | None
-    """Where the output hangs in the graph; None if it needs no gradient."""
-
-    inputs: tuple[GradientEdge | Tensor, ...]
-    """Position (if `with_position`), parameters and arguments: what to differentiate for."""
-
-    with_position: bool
-    seen: Tensor | None
-    """The block's input, unless the block wrote into it."""
-
-    position: Tensor | None
-    """The block's input, where the rule's gradient needs it."""
+from momentum_core.reversible.update import IntegerState, RangeCheck
 
 
 class Tape:
@@ -75,6 +36,7 @@ class Tape:
         position_needs_grad: bool,
         has_initial_velocity: bool,
         starts_at_rest: bool,
+        earlier: Sequence[Circumstances],
     ) -> None:
         self.state = state
         self.name = name
@@ -83,12 +45,16 @@ class Tape:
         """Blocks between the run's input and the state."""
 
         self.has_initial_velocity = has_initial_velocity
-        self.starts_at_rest = starts_at_rest
-        """Whether the velocity before the first block is known to be 0."""
+        self._start_x = checksum(state.x)
+        self._start_v = None if starts_at_rest else checksum(state.v)
+        """Of the velocity before the first block; None where that is 0."""
 
         self._arguments = arguments
         self._check = check
         self._position_needs_grad = position_needs_grad
+        self._earlier = earlier
+        """What the blocks before the first of the tape depended on."""
+
         self._history: list[Circumstances] = []
         self._consumed = False
 
@@ -103,8 +69,9 @@ class Tape:
 
     def start(self, block: Block, *, keep_graph: bool) -> Evaluation | None:
         """Set the velocity to what the module of `block` gives at the first position."""
-        evaluation = self._first_run(block)
-        self.state.v = self._encode_velocity(evaluation.output)
+        with self._buffers_restored_if_out_of_range():
+            evaluation = self._first_run(block)
+            self.state.v = self._encode_velocity(evaluation.output)
         return evaluation if keep_graph else None
 
     def restart(self, block: Block) -> Evaluation:
@@ -125,13 +92,13 @@ class Tape:
             StateRangeError: a value does not fit the state; buffers are as before the pass.
             ReversibilityError: the block could not be run again like this.
         """
-        evaluation = self._first_run(block)
-        kept = evaluation if keep_graph else None
-        output, seen = evaluation.output, evaluation.seen
-        evaluation.seen = None
-        del evaluation  # its graph is not needed during the update
-        self._check.where = block.where
-        try:
+        with self._buffers_restored_if_out_of_range():
+            evaluation = self._first_run(block)
+            kept = evaluation if keep_graph else None
+            output, seen = evaluation.output, evaluation.seen
+            evaluation.seen = None
+            del evaluation  # its graph is not needed during the update
+            self._check.where = block.where
             with torch.no_grad():
                 update.advance(
                     self.state,
@@ -142,10 +109,6 @@ class Tape:
                     self._check,
                     multiply=block.multiplies,
                 )
-        except StateRangeError:
-            for circumstances in reversed(self._history):
-                circumstances.restore_buffers()
-            raise
         self.position += 1
         return kept
 
@@ -196,32 +159,44 @@ class Tape:
                 code="second_backward",
             )
         self._consumed = True
-        self._check.raise_if_failed()
+        self.raise_if_out_of_range()
 
     def raise_if_out_of_range(self) -> None:
-        """Raise for what a deferred range check found."""
-        self._check.raise_if_failed()
+        """Raise for what a deferred range check found; buffers are then as before the pass."""
+        with self._buffers_restored_if_out_of_range():
+            self._check.raise_if_failed()
 
     def check_start(self) -> None:
-        """Check, before the first block, what is known of the state there."""
-        if not self.has_initial_velocity and self.starts_at_rest:
+        """Check the state before the first block, unless the initial velocity comes yet."""
+        if not self.has_initial_velocity:
             self.check_reversed()
 
     def check_reversed(self) -> None:
-        """Raise unless the velocity is back at 0 and nothing is left in the store.
+        """Raise unless the state is what the run started from and the store is empty.
 
         Raises:
             ReversibilityError: a block did not compute the same values the second time.
         """
-        if self.state.store.is_empty() and not bool(self.state.v.any()):
+        state = self.state
+        if self._start_v is None:
+            is_back = not bool(state.v.any())
+        else:
+            is_back = torch.equal(checksum(state.v), self._start_v)
+        if is_back and state.store.is_empty() and torch.equal(checksum(state.x), self._start_x):
             return
         raise ReversibilityError(
             f"{self.name}: reversing did not lead back to the start, so the gradients are wrong: "
-            "a block did not compute the same values twice; look for state outside of buffers, "
-            "random numbers not drawn from torch, or a kernel that is not deterministic "
-            "(torch.use_deterministic_algorithms(True) finds those)",
+            + replay.NOT_THE_SAME_TWICE,
             code="not_deterministic",
         )
+
+    @contextlib.contextmanager
+    def _buffers_restored_if_out_of_range(self) -> Iterator[None]:
+        try:
+            yield
+        except StateRangeError:
+            replay.restore_buffers((*self._earlier, *self._history))
+            raise
 
     def _first_run(self, block: Block) -> Evaluation:
         x, leaves, call = self._prepare(block)
@@ -229,7 +204,7 @@ class Tape:
         arguments = self._arguments.tensors
         output, circumstances = replay.first_run(block.module, call, arguments, device)
         self._history.append(circumstances)
-        self._check_output(block, output)
+        check_output(output, self.state.x.shape, block.where)
         evaluation = self._evaluate(block, output, x, leaves)
         if evaluation.root is not None:
             known = (x, *block.parameters, *leaves)
@@ -281,17 +256,3 @@ class Tape:
             floats = torch.empty_like(self.state.x, dtype=work_dtype(self.dtype)).copy_(output)
             scale = self.state.fixed_point.velocity_scale
             return update.encode(floats, scale, self._check, "its output")
-
-    def _check_output(self, block: Block, output: object) -> None:
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            kind = output.dtype if isinstance(output, Tensor) else type(output).__qualname__
-            raise ReversibilityError(
-                f"{block.where}: returned a {kind}; a block must return one float tensor",
-                code="block_output",
-            )
-        if output.shape != self.state.x.shape:
-            raise ReversibilityError(
-                f"{block.where}: returned shape {tuple(output.shape)} for an input of shape "
-                f"{tuple(self.state.x.shape)}; a block of a run must keep the shape",
-                code="block_output",
-            )

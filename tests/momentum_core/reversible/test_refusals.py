@@ -95,21 +95,3 @@ def test_channels_that_do_not_match_the_rule_are_refused(make_blocks):
     stack = _stack(make_blocks, coefficients=torch.ones(3, 5))
     with pytest.raises(ConfigError, match="5 channels"):
         stack(torch.randn(2, 4, requires_grad=True))
-
-
-class FullyShardedDataParallel(nn.Module):
-    """Bears the name of torch's wrapper; the real one needs an accelerator to be built."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, x):
-        return self.module(x)
-
-
-def test_sharded_parameters_are_refused(make_blocks):
-    blocks = [FullyShardedDataParallel(block) for block in make_blocks("mlp", 2)]
-    with pytest.raises(ReversibilityError, match="use DistributedDataParallel") as caught:
-        MomentumStack(blocks)(torch.randn(2, 4))
-    assert caught.value.code == "sharded_parameters"

@@ -102,6 +102,7 @@ class View(nn.Module):
         lambda x, f: x.add_(f(x.clone())),
         lambda x, f: f(x).mean(0, keepdim=True).expand_as(x),
         lambda x, f: x.detach() + 1.0,
+        lambda x, f: f.weight[:3],
     ],
     ids=[
         "identity",
@@ -113,6 +114,7 @@ class View(nn.Module):
         "into x",
         "expanded",
         "constant",
+        "parameter",
     ],
 )
 @pytest.mark.parametrize("input_needs_grad", [True, False])
@@ -134,6 +136,26 @@ def test_blocks_may_return_views_and_write_into_their_input(
             torch.testing.assert_close(stack(x), y.detach(), rtol=0, atol=1e-3)
         results.append([y.detach(), x.grad, *(p.grad for p in stack.parameters())])
     _assert_equal(*results)
+
+
+@pytest.mark.parametrize("backward", ["reversible", "stored"])
+def test_a_block_may_return_its_parameter_as_it_is(backward):
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value = nn.Parameter(torch.randn(2, 4))
+
+        def forward(self, x):
+            return self.value
+
+    torch.manual_seed(0)
+    stack = MomentumStack([Constant() for _ in range(3)], gamma=0.5, skip=False, backward=backward)
+    real = copy.deepcopy(stack).double()
+    x = torch.randn(2, 4)
+    stack(x).square().sum().backward()
+    real.forward_floats(x.double())[0].square().sum().backward()
+    for found, expected in zip(stack.parameters(), real.parameters(), strict=True):
+        torch.testing.assert_close(found.grad.double(), expected.grad, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("inner", ["reversible", "stored"])

@@ -1,0 +1,49 @@
+"""Recognise parameters that a wrapper shards: it frees or moves them before they are needed again.
+
+FullyShardedDataParallel and `fully_shard` of single blocks are refused. `fully_shard` of the stack
+or of what holds it works: it gathers all parameters again before the stack's backward pass starts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from momentum_core.errors import ReversibilityError
+
+_WRAPPERS = ("FullyShardedDataParallel", "FSDPModule")
+
+
+def check_not_sharded(module: nn.Module, where: str) -> None:
+    """Raise if a part of `module` shards its parameters by itself, or they are shards now.
+
+    Raises:
+        ReversibilityError: it is so; `where` names run and block.
+    """
+    for submodule in module.modules():
+        if any(kind.__name__ in _WRAPPERS for kind in type(submodule).__mro__):
+            raise sharded_error(where)
+    if any(is_sharded(parameter) for parameter in module.parameters()):
+        raise sharded_error(where)
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    """Return whether `parameter` is a shard, or lives in memory that a wrapper frees and fills."""
+    # By name and mark: importing torch.distributed here would cost every user a second.
+    if type(parameter).__name__ == "DTensor":
+        return True
+    if any(getattr(owner, "_is_flat_param", False) for owner in (parameter, parameter._base)):
+        return True
+    if parameter.layout != torch.strided or parameter.numel() == 0:
+        return False
+    return parameter.untyped_storage().nbytes() == 0
+
+
+def sharded_error(where: str) -> ReversibilityError:
+    """Return the error that says so."""
+    return ReversibilityError(
+        f"{where}: its parameters are sharded (FSDP or DTensor), which frees or moves them before "
+        "they are needed again; use DistributedDataParallel, or apply fully_shard to the stack as "
+        "a whole",
+        code="sharded_parameters",
+    )
