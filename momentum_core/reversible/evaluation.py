@@ -36,6 +36,9 @@ class Block:
 class Evaluation:
     """A block's output with the graph that leads to it."""
 
+    where: str
+    """Run and block, for messages."""
+
     output: Tensor
     """What the block returned, without its graph."""
 

@@ -168,7 +168,16 @@ def pull_back(evaluation: Evaluation, gradient: Tensor) -> Gradients:
     """Return the gradients of `evaluation.inputs`, given that of its output.
 
     Hooks on parameters do not run here: autograd runs them once, when it accumulates.
+
+    Raises:
+        ReversibilityError: a parameter needed a gradient in the forward pass and needs none now.
     """
+    if any(isinstance(tensor, Tensor) and not tensor.requires_grad for tensor in evaluation.inputs):
+        raise ReversibilityError(
+            f"{evaluation.where}: requires_grad was switched off for a parameter between the "
+            "forward and the backward pass; freeze parameters only after backward()",
+            code="changed_before_backward",
+        )
     root, inputs = evaluation.root, evaluation.inputs
     if root is None or not inputs:
         return [None] * len(inputs)

@@ -19,7 +19,7 @@ from momentum_core.reversible.function import (
 )
 from momentum_core.reversible.prefix import Prefix, pass_prefix
 from momentum_core.reversible.remainder import RemainderStore
-from momentum_core.reversible.run import Run, check_input
+from momentum_core.reversible.run import Run, check_input, refuse_forward_mode
 from momentum_core.reversible.sharding import check_not_sharded
 from momentum_core.reversible.store_plan import plan_store
 from momentum_core.reversible.tape import Tape
@@ -34,6 +34,7 @@ def run_with_gradients(run: Run, x: Tensor) -> Tensor:
     x = prefix.x
     if prefix.num_blocks == len(run.modules):
         return x
+    refuse_forward_mode(run, x)
     tape, blocks = create_tape(run, prefix)
     position = EnterRun.apply(tape, x) if x.requires_grad else carrier(x)
     velocity = carrier(x)

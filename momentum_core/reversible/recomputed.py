@@ -81,7 +81,7 @@ class _Recompute(torch.autograd.Function):
             )
         inputs = (leaf, *ctx.parameters) if x.requires_grad else ctx.parameters
         evaluation = Evaluation(
-            output.detach(), edge_of(output), inputs, x.requires_grad, None, None
+            _where(module), output.detach(), edge_of(output), inputs, x.requires_grad, None, None
         )
         inner = pull_back(evaluation, gradient)
         grad_x = inner.pop(0) if x.requires_grad else None

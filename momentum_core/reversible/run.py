@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
-from momentum_core.errors import ConfigError
+from momentum_core.errors import ConfigError, ReversibilityError
 from momentum_core.reversible.arguments import Arguments
 from momentum_core.reversible.fixed_point import FixedPoint
 from momentum_core.reversible.rule import Trainable
@@ -47,3 +48,18 @@ def check_input(x: object, name: str) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__qualname__
         raise ConfigError(f"{name}: the input must be a float tensor, got {kind}")
+
+
+def refuse_forward_mode(run: Run, x: Tensor) -> None:
+    """Raise if `x` or an argument carries a tangent, which integers would drop in silence.
+
+    Raises:
+        ReversibilityError: one does.
+    """
+    tensors = (x, *run.arguments.tensors)
+    if any(unpack_dual(tensor).tangent is not None for tensor in tensors):  # type: ignore[no-untyped-call]
+        raise ReversibilityError(
+            f"{run.name}: forward-mode differentiation cannot pass through the integer state; use "
+            "forward_floats, or call the stack where gradients are disabled",
+            code="forward_mode",
+        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from momentum_core.config import Scheme
 from momentum_core.errors import ConfigError
@@ -182,7 +183,10 @@ class MomentumStack(nn.Module):
         Raises:
             StateRangeError: an activation is NaN or does not fit the integer state.
         """
-        return advance_run(self._run(x, args, kwargs), x)
+        # Inference tensors could not be written to after inference mode, nor keep a graph.
+        with torch.inference_mode(False):
+            args, kwargs = tree_map_only(Tensor, _without_inference, (args, kwargs))
+            return advance_run(self._run(x, args, kwargs), x)
 
     def rewind(self, state: MomentumState) -> Tensor:
         """Return the position that `advance` started from, rounded to the state's scale.
@@ -192,7 +196,24 @@ class MomentumStack(nn.Module):
         Raises:
             ReversibilityError: the state was used up before, or something changed since.
         """
-        return rewind_run(state)
+        with torch.inference_mode(False):
+            return rewind_run(state)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move and convert everything, but keep c, b and p at single precision at least.
+
+        In half precision c would be off by up to 0.4 %, in every block the same way.
+        """
+        own = [parameter for parameter in self._parameters.values() if parameter is not None]
+        own_ids = {id(tensor) for p in own for tensor in (p, p.grad) if tensor is not None}
+
+        def convert(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            if id(tensor) in own_ids and result.dtype in (torch.float16, torch.bfloat16):
+                return tensor.to(result.device, torch.float32)
+            return result
+
+        return super()._apply(convert, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
     def extra_repr(self) -> str:
         """Describe the options that are not modules."""
@@ -231,6 +252,10 @@ class MomentumStack(nn.Module):
             includes_skip=self.skip,
             channel_dim=self.channel_dim,
         )
+
+
+def _without_inference(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _rule_parameter(

@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge
 from momentum_core.errors import ReversibilityError, StateRangeError
 from momentum_core.reversible import replay, update
 from momentum_core.reversible.arguments import Arguments
+from momentum_core.reversible.buffers import version_of
 from momentum_core.reversible.captured import check_captured, edge_of
 from momentum_core.reversible.checksum import checksum
 from momentum_core.reversible.evaluation import Block, Evaluation, check_output
@@ -242,11 +243,12 @@ class Tape:
             coefficient is not None and block.rule.includes_skip
         )
         return Evaluation(
+            block.where,
             output.detach(),
             edge_of(output),
             inputs,
             position is not None,
-            x.detach() if x._version == 0 else None,
+            x.detach() if version_of(x) == 0 else None,
             self.read_position() if uses_position else None,
         )
 

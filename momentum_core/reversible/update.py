@@ -315,7 +315,7 @@ def increment(
     else:
         result.mul_(factor)
     if rule.offset is not None:
-        result.add_(rule.offset * scale)
+        result.add_(rule.offset.to(work) * scale)
     if rule.predictor is not None:
         assert x is not None
         result.add_((x.to(work) * rule.predictor).mul_(scale))

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -43,6 +45,29 @@ def test_a_changed_parameter_makes_the_state_useless(make_blocks, make_input):
         stack.blocks[0].first.bias.add_(1)
     with pytest.raises(ReversibilityError, match=r"first\.bias"):
         stack.rewind(state)
+
+
+@pytest.mark.parametrize("kind", ["conv", "attention"])
+@pytest.mark.parametrize("rewind_inside", [True, False])
+def test_inference_mode_changes_nothing(make_blocks, make_input, kind, rewind_inside):
+    torch.manual_seed(0)
+    *blocks, learned = make_blocks(kind, 6)
+    stack = MomentumStack(blocks, gamma=0.9, initial_velocity=learned)
+    twin = copy.deepcopy(stack)
+    extra = (torch.zeros(3, 3),) if kind == "attention" else ()
+    torch.manual_seed(1)
+    expected = twin.advance(make_input(kind), *extra)
+    start = (make_input(kind) * stack.fixed_point.scale).round() / stack.fixed_point.scale
+    with torch.inference_mode():
+        torch.manual_seed(1)
+        state = stack.advance(make_input(kind), *(tensor.clone() for tensor in extra))
+        assert torch.equal(state.x, expected.x)
+        assert torch.equal(state.v, expected.v)
+        if rewind_inside:
+            assert torch.equal(stack.rewind(state), start)
+    if not rewind_inside:
+        assert torch.equal(stack.rewind(state), start)
+    assert not any(buffer.is_inference() for buffer in stack.buffers())
 
 
 def test_the_memory_held_is_state_and_remainders(make_blocks):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from momentum_core.errors import ConfigError, ReversibilityError
 from momentum_core.reversible import MomentumStack
@@ -95,3 +96,30 @@ def test_channels_that_do_not_match_the_rule_are_refused(make_blocks):
     stack = _stack(make_blocks, coefficients=torch.ones(3, 5))
     with pytest.raises(ConfigError, match="5 channels"):
         stack(torch.randn(2, 4, requires_grad=True))
+
+
+@pytest.mark.parametrize("backward", ["reversible", "stored"])
+def test_freezing_between_the_passes_is_refused(make_blocks, backward):
+    stack = _stack(make_blocks, backward=backward)
+    y = stack(torch.randn(2, 4))
+    stack.blocks[1].first.weight.requires_grad_(False)
+    with pytest.raises(ReversibilityError, match="layer2, block 1: requires_grad") as caught:
+        y.sum().backward()
+    assert caught.value.code == "changed_before_backward"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_forward_mode_differentiation_is_refused_where_it_would_be_lost(make_blocks):
+    stack = _stack(make_blocks)
+    x, tangent = torch.randn(2, 4), torch.ones(2, 4)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, tangent)
+        with pytest.raises(ReversibilityError, match="layer2: forward-mode") as caught:
+            stack(dual)
+        assert caught.value.code == "forward_mode"
+        # Frozen as a whole, a stack runs in floats and passes the tangent on.
+        stack.requires_grad_(False)
+        found = forward_ad.unpack_dual(stack(dual)).tangent
+        expected = forward_ad.unpack_dual(stack.forward_floats(dual)[0]).tangent
+    assert torch.equal(found, expected)
+    assert found.abs().sum() > 0

@@ -276,6 +276,37 @@ def test_learned_coefficients_are_in_the_state_dict(make_blocks):
     assert not given.offsets.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_round_the_rule(make_blocks, make_input, assert_same_bits, dtype):
+    torch.manual_seed(0)
+    stack = MomentumStack(
+        make_blocks("mlp", 3),
+        gamma=0.9,
+        coefficients=torch.rand(3),
+        offsets=torch.full((3, 4), 0.5),
+        predictors=torch.rand(3) * 0.1,
+        trainable_rule=True,
+        initial_velocity=nn.Linear(4, 4),
+    )
+    before = {name: p.detach().clone() for name, p in stack._parameters.items()}
+    stack(make_input("mlp")).sum().backward()
+    stack.to(dtype)
+    assert {p.dtype for p in [*stack.blocks.parameters(), stack.initial_velocity.weight]} == {dtype}
+    for name, value in before.items():
+        assert torch.equal(stack.get_parameter(name), value)
+        assert stack.get_parameter(name).grad.dtype == torch.float32
+    stack.zero_grad()
+    found = assert_same_bits(stack, make_input("mlp").to(dtype))
+    x64 = make_input("mlp").to(dtype).double().requires_grad_()
+    copy.deepcopy(stack).double().forward_floats(x64)[0].square().sum().backward()
+    # An ulp of the blocks' own type; the offsets used to overflow in it.
+    torch.testing.assert_close(found["input gradient"].double(), x64.grad, rtol=0.05, atol=0.05)
+    twin = copy.deepcopy(stack)
+    twin.load_state_dict(stack.state_dict())
+    assert all(torch.equal(twin.get_parameter(n), value) for n, value in before.items())
+    assert copy.deepcopy(stack).double().offsets.dtype == torch.float64
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_evaluation_needs_no_state(make_blocks, make_input, mode):
     stack = MomentumStack(make_blocks("conv", 3)).eval()
