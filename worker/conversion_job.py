@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from momentum_core.bundle import BundleConfig, load, save_weights
 from momentum_core.checkpoint import Dataset, input_shape
 from momentum_core.config import Preprocessing
-from momentum_core.conversion import convert, plan_conversion
+from momentum_core.conversion import convert, plan_architecture
 from momentum_core.memory import measure_side_by_side
 from momentum_core.refinement import Evaluation, RefinementResult, evaluate, refine
 from worker.active_job import ActiveJob
@@ -97,9 +97,13 @@ def convert_for_job(
         source = workplace.sources.load(request, checkpoint, data, folder)
         original = source.model.to(workplace.device)
         enter(Stage.PLANNING)
-        plan = plan_conversion(original, request.conversion)
+        plan = plan_architecture(
+            source.facts.architecture,
+            num_classes=source.facts.num_classes,
+            config=request.conversion,
+        )
         enter(Stage.CONVERTING)
-        momentum = convert(original, request.conversion)
+        momentum = convert(original, plan=plan)
         enter(Stage.MEASURING)
         images, labels = _measured_batch(request, source, workplace.device)
         memory_before, memory_after = measure_side_by_side(

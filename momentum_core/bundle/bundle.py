@@ -18,7 +18,12 @@ from torch import nn
 
 from momentum_core.architectures import build
 from momentum_core.config import ConversionConfig, Preprocessing
-from momentum_core.conversion import convert, load_original_state_dict, original_state_dict
+from momentum_core.conversion import (
+    convert,
+    load_original_state_dict,
+    original_state_dict,
+    plan_architecture,
+)
 from momentum_core.errors import BundleError, MomentumError
 
 WEIGHTS_FILE = "model.safetensors"
@@ -103,9 +108,11 @@ def load(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Module:
     """
     config, file = read_config(path), _weights_file(path)
     try:
-        model = convert(
-            build(config.architecture, num_classes=config.num_classes), config.conversion
+        plan = plan_architecture(
+            config.architecture, num_classes=config.num_classes, config=config.conversion
         )
+        network = build(config.architecture, num_classes=config.num_classes)
+        model = convert(network, plan=plan)
         with safe_open(file, framework="pt") as opened:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         load_original_state_dict(model, weights)

@@ -1,12 +1,15 @@
 """From a residual model to a momentum model: decide into a plan, then act on a copy.
 
-blocks      what counts as a residual block, and which modules form a stem
-plan        the runs, what is recomputed, what stays and why
-convert     the converted copy
-weights     its weights under their original names
+provenance trace    one forward pass, followed operator by operator and call by call
+runs segments       what becomes a run; what else is worth computing twice
+plan                the decision
+stand_ins convert   the converted copy, and the way back
+weights             its weights under their original names
+architecture        the plan of an architecture that can be named
 """
 
-from momentum_core.conversion.convert import convert
+from momentum_core.conversion.architecture import plan_architecture
+from momentum_core.conversion.convert import convert, restore
 from momentum_core.conversion.plan import (
     ConversionPlan,
     PlannedRun,
@@ -14,15 +17,19 @@ from momentum_core.conversion.plan import (
     plan_conversion,
     plan_of,
 )
+from momentum_core.conversion.trace import ExampleInput
 from momentum_core.conversion.weights import load_original_state_dict, original_state_dict
 
 __all__ = [
     "ConversionPlan",
+    "ExampleInput",
     "PlannedRun",
     "Unconverted",
     "convert",
     "load_original_state_dict",
     "original_state_dict",
+    "plan_architecture",
     "plan_conversion",
     "plan_of",
+    "restore",
 ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
 from typing import Any
 
 from torch import nn
 
 from momentum_core.config import ConversionConfig, Scheme
-from momentum_core.conversion.blocks import is_block, keeps_shape, stem_of
+from momentum_core.conversion.runs import Chain, FoundRuns, find_runs
+from momentum_core.conversion.segments import find_segments
+from momentum_core.conversion.stand_ins import CallPattern
+from momentum_core.conversion.trace import ExampleInput, ModuleCall, Trace, trace
 from momentum_core.errors import ConversionError
-from momentum_core.reversible import round_gamma, scheme_coefficients
+from momentum_core.reversible import MomentumStack, round_gamma, scheme_coefficients
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,21 @@ class PlannedRun:
     coefficients: tuple[float, ...]
     """c of each block."""
 
+    shape: tuple[int, ...]
+    """Of the blocks' input in the example, the batch included."""
+
+    pattern: CallPattern
+    """How the blocks are called."""
+
     @property
     def name(self) -> str:
         """Where the stack stands in the converted model: at its first block."""
         return self.blocks[0]
+
+    @property
+    def num_elements(self) -> int:
+        """Numbers in the blocks' input, for one example of the batch."""
+        return math.prod(self.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,9 @@ class ConversionPlan:
     recomputed: tuple[tuple[str, ...], ...]
     """Chains of modules whose activations are computed a second time in the backward pass."""
 
+    notes: tuple[str, ...] = ()
+    """What the reader should know besides."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {
@@ -63,71 +80,72 @@ class ConversionPlan:
             },
             "scheme": self.scheme,
             "runs": [
-                {"blocks": list(run.blocks), "coefficients": list(run.coefficients)}
+                {
+                    "blocks": list(run.blocks),
+                    "coefficients": list(run.coefficients),
+                    "num_elements": run.num_elements,
+                }
                 for run in self.runs
             ],
             "not_converted": [{"name": one.name, "reason": one.reason} for one in self.unconverted],
             "recomputed": [list(chain) for chain in self.recomputed],
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
         lines = [f"gamma {self.gamma}, scheme {self.scheme}"]
         lines += [
-            f"  run {run.blocks[0]} .. {run.blocks[-1]}: {len(run.blocks)} blocks"
+            f"  run {run.blocks[0]} .. {run.blocks[-1]}: {len(run.blocks)} blocks of "
+            f"{'x'.join(map(str, run.shape[1:]))}"
             for run in self.runs
         ]
         lines += [f"  {one.name} stays: {one.reason}" for one in self.unconverted]
         lines += [f"  recomputed: {', '.join(chain)}" for chain in self.recomputed]
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
-def plan_conversion(model: nn.Module, config: ConversionConfig | None = None) -> ConversionPlan:
+def plan_conversion(
+    model: nn.Module, example_input: ExampleInput, config: ConversionConfig | None = None
+) -> ConversionPlan:
     """Decide which blocks of `model` become momentum stacks; change nothing.
 
-    A run is a chain of residual blocks whose shortcut is the identity, one after the other in one
-    `nn.Sequential`. A chain of one stays: reversing it would cost more memory than its input.
+    The model is run once in evaluation mode and once in training mode. Runs are found from what
+    happens then, not from names: a run is a chain of modules that each add something to their
+    input, keep its shape, and hand their output to the next and to nobody else.
 
     Args:
-        model: a residual network of a known family (torchvision's ResNets, `SmallResNet`).
+        model: a residual network.
+        example_input: what its forward takes: a tensor, a tuple of positional arguments, or a
+            mapping of keyword arguments; two examples are better than one.
         config: gamma and scheme.
 
     Raises:
-        ConversionError: there is no run.
+        ConversionError: `not_traceable`, when the model does not take the input; `not_convertible`,
+            when there is no run.
     """
     config = config or ConversionConfig()
-    gamma = round_gamma(config.gamma)
-    runs: list[PlannedRun] = []
-    unconverted: list[Unconverted] = []
-    for stage_name, stage in model.named_modules():
-        if not isinstance(stage, nn.Sequential):
-            continue
-        children = [
-            (f"{stage_name}.{name}".lstrip("."), child) for name, child in stage.named_children()
-        ]
-        blocks = [(name, child) for name, child in children if is_block(child)]
-        for kept, group in groupby(blocks, key=lambda item: keeps_shape(item[1])):
-            names = tuple(name for name, _ in group)
-            if kept and len(names) > 1:
-                runs.append(
-                    PlannedRun(names, scheme_coefficients(config.scheme, gamma, len(names)))
-                )
-            else:
-                reason = (
-                    "a run of one block saves nothing"
-                    if kept
-                    else "its output has another shape than its input"
-                )
-                unconverted += [Unconverted(name, reason) for name in names]
-    if not runs:
+    if any(isinstance(module, MomentumStack) for module in model.modules()):
         raise ConversionError(
-            f"{type(model).__qualname__} has no two residual blocks of one shape in sequence; what "
-            "can be converted are torchvision's ResNet families and the CIFAR ResNets of "
-            "momentum_core.architectures"
+            "the model holds momentum stacks already; convert the original model",
+            code="already_converted",
         )
-    stem = stem_of(model)
-    chains = ((stem,) if stem else ()) + tuple((one.name,) for one in unconverted)
+    evaluated = trace(model, example_input)
+    trained, notes = _training_pass(model, example_input)
+    found = find_runs(evaluated, trained)
+    if not found.runs:
+        raise _nothing_found(model, found)
+    gamma = round_gamma(config.gamma)
     return ConversionPlan(
-        config.gamma, gamma, config.scheme, tuple(runs), tuple(unconverted), chains
+        gamma_requested=config.gamma,
+        gamma=gamma,
+        scheme=config.scheme,
+        runs=tuple(_planned(chain, gamma, config.scheme) for chain in found.runs),
+        unconverted=tuple(Unconverted(call.name, reason) for call, reason in found.left_out),
+        recomputed=tuple(
+            tuple(call.name for call in chain) for chain in find_segments(evaluated, found.runs)
+        ),
+        notes=notes,
     )
 
 
@@ -141,7 +159,48 @@ def plan_of(converted: nn.Module) -> ConversionPlan:
     if not isinstance(plan, ConversionPlan):
         raise ConversionError(
             f"{type(converted).__qualname__} is not a converted model; "
-            "make one with convert(model)",
+            "make one with convert(model, example_input)",
             code="not_converted",
         )
     return plan
+
+
+def _training_pass(
+    model: nn.Module, example_input: ExampleInput
+) -> tuple[Trace | None, tuple[str, ...]]:
+    try:
+        return trace(model, example_input, training=True), ()
+    except ConversionError as error:
+        note = f"its training mode could not be tried on the example input: {error}"
+        return None, (note,)
+
+
+def _planned(chain: Chain, gamma: Fraction, scheme: Scheme) -> PlannedRun:
+    first = chain[0]
+    assert first.residual is not None
+    assert first.residual.place is not None
+    assert first.output_shape is not None
+    return PlannedRun(
+        blocks=tuple(call.name for call in chain),
+        coefficients=scheme_coefficients(scheme, gamma, len(chain)),
+        shape=first.output_shape,
+        pattern=CallPattern.of(first, first.residual.place),
+    )
+
+
+def _nothing_found(model: nn.Module, found: FoundRuns) -> ConversionError:
+    kind = type(model).__qualname__
+    if not found.left_out:
+        return ConversionError(
+            f"{kind} has no residual block: no module adds something to its own input; only "
+            "residual networks can be converted"
+        )
+    blocks = "; ".join(_line(call, reason) for call, reason in found.left_out[:5])
+    more = f" and {len(found.left_out) - 5} more" if len(found.left_out) > 5 else ""
+    return ConversionError(
+        f"{kind} has no two residual blocks in sequence that can be converted: {blocks}{more}"
+    )
+
+
+def _line(call: ModuleCall, reason: str) -> str:
+    return f"{call.name}: {reason}"

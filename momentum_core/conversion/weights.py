@@ -49,7 +49,10 @@ def _prefixes(plan: ConversionPlan) -> dict[str, str]:
     """Map the prefixes of keys in the converted model to the original ones."""
     prefixes: dict[str, str] = {}
     for run in plan.runs:
-        prefixes |= {f"{run.name}.blocks.{i}.": f"{name}." for i, name in enumerate(run.blocks)}
+        called = "" if run.pattern.is_plain else "block."
+        prefixes |= {
+            f"{run.name}.stack.blocks.{i}.{called}": f"{name}." for i, name in enumerate(run.blocks)
+        }
     for chain in plan.recomputed:
         prefixes |= {f"{chain[0]}.{i}.": f"{name}." for i, name in enumerate(chain)}
     return prefixes

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from worker.contract.job_claims import JobClaims
 from worker.contract.job_store import JobStore
 from worker.contract.outbox import Outbox
 from worker.contract.settings import Settings
 from worker.run_job import Services, create_services
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread():
+    """Compute with one thread: two gain nothing on networks this small, and need both cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

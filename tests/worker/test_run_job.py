@@ -170,7 +170,7 @@ def test_a_bug_fails_the_job_and_tells_only_its_kind(run, monkeypatch, caplog):
     def broken(*_, **__):
         raise KeyError("a secret path")
 
-    monkeypatch.setattr(conversion_job, "plan_conversion", broken)
+    monkeypatch.setattr(conversion_job, "plan_architecture", broken)
     job = run(DIGITS)
     assert (job.state, job.error.code) == (JobState.FAILED, "internal_error")
     assert "secret" not in job.error.message

@@ -13,6 +13,7 @@ from momentum_core.errors import DataError
 from momentum_core.refinement import evaluate, refine, to_input
 
 PREPROCESSING = Preprocessing(mean=(0.3,), std=(0.4,))
+EXAMPLE = torch.zeros(2, 1, 8, 8)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 def _pair(gamma: float = 0.9) -> tuple[torch.nn.Module, torch.nn.Module]:
     torch.manual_seed(1)
     teacher = build("digits_resnet26", num_classes=10).eval()
-    return convert(teacher, ConversionConfig(gamma=gamma)), teacher
+    return convert(teacher, EXAMPLE, ConversionConfig(gamma=gamma)), teacher
 
 
 def test_pixels_become_floats_as_the_formula_says():
