@@ -59,18 +59,43 @@ class DatasetFacts:
     """Height, width, channels."""
 
     num_classes: int
-    """Largest label plus one."""
+    """Largest label plus one; for an archive, the number of its class folders."""
 
     sha256: str
     """SHA-256 of the file that was sent, in hexadecimal."""
 
+    format: str = "npz"
+    """`npz`, or the archive it came in: `zip`, `tar`, `tar.gz`, `tar.zst`."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the class folders, sorted; their places are the labels."""
+
+    class_counts: tuple[int, ...] = ()
+    """Training images of each of `classes`."""
+
+    num_bad_images: int = 0
+    """Images that could not be used and were left out."""
+
+    bad_images: tuple[str, ...] = ()
+    """The first 20 of them, each with the reason."""
+
+    num_ignored: int = 0
+    """Other files in the archive."""
+
+    ignored: tuple[str, ...] = ()
+    """The first 20 of them."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
-        return asdict(self) | {"image_shape": list(self.image_shape)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Make facts of what `to_json` gave; other keys are an error (`KeyError`, `TypeError`)."""
+        """Make facts of what `to_json` gave; a missing key is an error (`KeyError`)."""
         given = {field.name: values[field.name] for field in fields(cls)}
         height, width, channels = given["image_shape"]
-        return cls(**given | {"image_shape": (height, width, channels)})
+        lists = {name: tuple(one) for name, one in given.items() if isinstance(one, list)}
+        return cls(**given | lists | {"image_shape": (height, width, channels)})

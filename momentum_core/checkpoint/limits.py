@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from momentum_core.errors import ConfigError
 
 MEBIBYTE = 1 << 20
 
@@ -40,6 +42,35 @@ class Limits:
 
     max_expansion: int = 100
     """Unpacked size over packed size of a compressed entry (`expands_too_large`)."""
+
+    max_unpacked_bytes: int = 8192 * MEBIBYTE
+    """Size of all files of an archive, unpacked (`expands_too_large`)."""
+
+    max_archive_files: int = 100_000
+    """Files and folders in an archive (`too_many_files`)."""
+
+    max_archive_depth: int = 8
+    """Folders within one another, the file included (`unsafe_path`)."""
+
+    max_classes: int = 2000
+    """Class folders in an archive (`invalid_data`)."""
+
+    max_image_bytes: int = 20 * MEBIBYTE
+    """Size of an image's file (`image_too_large`)."""
+
+    max_image_pixels: int = 16 * MEBIBYTE
+    """Pixels of an image (`image_too_large`)."""
+
+    max_image_side: int = 8192
+    """Longer side of an image, in pixels (`image_too_large`)."""
+
+    max_bad_images: int = 100
+    """Images that are named and skipped, at most one in ten (the first one's code)."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"the limit {name} must be a whole number above 0, got {value!r}")
 
 
 DEFAULT_LIMITS = Limits()

@@ -49,7 +49,12 @@ def raw_zip(entries: list[Entry], *, prefix: bytes = b"", comment: bytes = b"") 
         central += struct.pack("<5H2L", len(name), 0, 0, 0, 0, entry.attributes, at) + name
     start = len(out)
     count = len(entries)
-    end = struct.pack(
-        "<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(central), start, len(comment)
-    )
+    end = b""
+    if count > 0xFFFF:
+        sizes = (44, 45, 45, 0, 0, count, count, len(central), start)
+        end = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", *sizes)
+        end += struct.pack("<4sLQL", b"PK\x06\x07", 0, start + len(central), 1)
+    short = min(count, 0xFFFF)
+    sizes = (0, 0, short, short, len(central), start, len(comment))
+    end += struct.pack("<4s4H2LH", b"PK\x05\x06", *sizes)
     return bytes(out) + bytes(central) + end + comment
