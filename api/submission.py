@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.problems import Problem
-from momentum_core.checkpoint import input_shape
+from momentum_core.checkpoint import DEFAULT_LIMITS, Limits, input_shape
 from momentum_core.config import Preprocessing
 from worker.contract.file_store import FileStore
 from worker.contract.intake import (
@@ -22,6 +22,9 @@ from worker.contract.zoo import find_zoo_entry
 
 MIN_TRAINING_IMAGES = 3
 """At least one is held back, and a step takes two."""
+
+LARGE_SIDE = 64
+"""Networks for images of at least this side are trained on the centre of larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ def submit(
     tenant: str,
     store: JobStore,
     files: FileStore,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Job:
     """Check what was sent, keep it, and record a job.
 
@@ -51,6 +55,7 @@ def submit(
         tenant: who asks.
         store: where the job is recorded.
         files: where the files are kept.
+        limits: how much a file may ask for.
 
     Raises:
         Problem: parts or options do not go together.
@@ -60,7 +65,9 @@ def submit(
     accepted: dict[str, tuple[Path, CheckpointFacts | DatasetFacts]] = {}
     if checkpoint is not None:
         canonical = checkpoint.with_name("canonical.safetensors")
-        facts = inspect_checkpoint(checkpoint, canonical, architecture=request.architecture)
+        facts = inspect_checkpoint(
+            checkpoint, canonical, architecture=request.architecture, limits=limits
+        )
         network = _Network(facts.architecture, facts.num_classes, request.preprocessing)
         accepted["checkpoint"] = canonical, facts
     else:
@@ -71,9 +78,20 @@ def submit(
         )
     _check_preprocessing(network)
     if data is not None:
-        data_facts = inspect_dataset(data, num_classes=network.num_classes)
+        canonical = data.with_name("canonical.npz")
+        channels, side = input_shape(network.architecture)
+        data_facts = inspect_dataset(
+            data,
+            canonical,
+            num_classes=network.num_classes,
+            image_side=side,
+            # As torchvision does: 256 before 224. Images for small networks come as they are.
+            resize_side=side * 8 // 7 if side >= LARGE_SIDE else side,
+            channels=channels,
+            limits=limits,
+        )
         _check_data(data_facts, network, request)
-        accepted["dataset"] = data, data_facts
+        accepted["dataset"] = data if data_facts.format == "npz" else canonical, data_facts
     # Only now is anything kept: a refusal leaves nothing behind.
     uploads = {
         kind: _keep(path, kind, found, tenant, files) for kind, (path, found) in accepted.items()

@@ -8,8 +8,7 @@ zip_directory torch_zip torch_legacy safetensors_reader      the accepted format
 state_dict              the weights inside what a file holds
 signatures matching     the architectures, and which one fits
 npz_dataset             data sets
-safetensors_writer      the canonical file
-inspection __main__     all of it, in a process of its own
+safetensors_writer inspection           the canonical file; all of it, on an open file
 """
 
 from momentum_core.checkpoint.facts import CheckpointFacts, DatasetFacts

@@ -68,7 +68,8 @@ def test_the_inspection_of_strangers_files_accepts_both(tmp_path):
     assert (facts.architecture, facts.architecture_found) == ("digits_resnet26", True)
     assert (facts.format, facts.num_classes, facts.ignored) == ("safetensors", NUM_CLASSES, ())
 
-    found = inspect_dataset(shipped_dataset(ENTRY), num_classes=facts.num_classes)
+    shipped = shipped_dataset(ENTRY)
+    found = inspect_dataset(shipped, tmp_path / "canonical", num_classes=facts.num_classes)
     assert (found.num_train, found.num_test) == (1797 - NUM_TEST, NUM_TEST)
     assert (found.image_shape, found.num_classes) == ((8, 8, 1), NUM_CLASSES)
 

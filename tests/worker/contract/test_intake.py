@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import hashlib
 import os
 import subprocess
@@ -69,18 +70,20 @@ def test_a_hostile_checkpoint_is_refused_and_leaves_nothing(code, sent, tmp_path
 
 
 @pytest.mark.parametrize("code", DATASET_CASE_OF_CODE)
-def test_a_hostile_data_set_is_refused(code, sent):
+def test_a_hostile_data_set_is_refused(code, sent, tmp_path):
     sent.write_bytes(DATASET_CASE_OF_CODE[code].build())
     with pytest.raises(DataError) as caught:
-        inspect_dataset(sent)
+        inspect_dataset(sent, tmp_path / "canonical")
     assert caught.value.code == code
+    assert list(tmp_path.iterdir()) == [sent]
 
 
-def test_an_honest_data_set_is_accepted_and_its_labels_compared(sent):
+def test_an_honest_data_set_is_accepted_and_its_labels_compared(sent, tmp_path):
     sent.write_bytes(honest_npz())
-    assert inspect_dataset(sent, num_classes=3).num_classes == 3
+    assert inspect_dataset(sent, tmp_path / "canonical", num_classes=3).num_classes == 3
     with pytest.raises(DataError, match="2 classes"):
-        inspect_dataset(sent, num_classes=2)
+        inspect_dataset(sent, tmp_path / "canonical", num_classes=2)
+    assert list(tmp_path.iterdir()) == [sent]
 
 
 def test_a_named_architecture_is_checked(sent, tmp_path):
@@ -131,20 +134,40 @@ def _child(monkeypatch, program: str) -> None:
         ("print('[1]')", "inspection_crashed"),
         ("print('{}')", "inspection_crashed"),
         ('print(\'{"facts": {"format": 1}}\')', "inspection_crashed"),
-        ('print(\'{"error": {"kind": "OSError"}}\')', "inspection_crashed"),
-        ("print('x' * (4 << 20))", "inspection_crashed"),
+        ('print(\'{"error": {"kind": "ValueError"}}\')', "inspection_crashed"),
+        ('print(\'{"error": {"kind": "OSError", "code": "x"}}\')', "inspection_crashed"),
+        ("print('[' * 200_000)", "inspection_crashed"),
+        ("while True: print('x' * (1 << 20))", "inspection_crashed"),
+        ("import os, time; os.close(1); time.sleep(60)", "too_complex"),
     ],
 )
 def test_a_child_that_breaks_is_a_refusal(program, code, monkeypatch, sent, tmp_path):
     _child(monkeypatch, program)
+    monkeypatch.setattr(intake, "BASE_SECONDS", 2.0)
     sent.write_bytes(honest_zip())
     with pytest.raises(CheckpointError) as caught:
         inspect_checkpoint(sent, tmp_path / "canonical")
     assert caught.value.code == code
     assert list(tmp_path.iterdir()) == [sent]
     with pytest.raises(DataError) as caught_data:
-        inspect_dataset(sent)
+        inspect_dataset(sent, tmp_path / "canonical")
     assert caught_data.value.code == code
+
+
+def test_a_full_disk_is_not_the_files_fault(monkeypatch, sent, tmp_path):
+    program = (
+        "import errno, sys; from worker.contract import inspector\n"
+        "def full(*_, **__):\n"
+        "    raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "inspector.inspect_open_checkpoint = full\n"
+        "inspector.main(); sys.stdout.flush()\n"
+    )
+    monkeypatch.setattr(intake, "COMMAND", (*intake.COMMAND[:-2], "-c", program))
+    sent.write_bytes(honest_zip())
+    with pytest.raises(OSError, match="No space left") as caught:
+        inspect_checkpoint(sent, tmp_path / "canonical")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == [sent]
 
 
 def test_a_child_that_does_not_end_is_killed_with_all_it_started(monkeypatch, sent, tmp_path):
@@ -190,7 +213,7 @@ def test_the_child_gets_nothing_of_this_process_but_its_files(monkeypatch, sent,
 
 
 def test_the_childs_modules_do_not_include_torch():
-    program = "import sys, momentum_core.checkpoint.__main__; print(' '.join(sys.modules))"
+    program = "import sys, worker.contract.inspector, momentum_core.image_archive.inspection; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"torch", "torchvision", "safetensors", "pickle"} & set(done.stdout.split()) - {
