@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from api.content_digest import HEADER, StatedDigest
 from api.problems import Problem
 from worker.contract.durable_files import write_all
 
@@ -93,6 +94,8 @@ class _Receiver:
         self._header = bytearray()
         self._value = bytearray()
         self._disposition = b""
+        self._digest_header: str | None = None
+        self._digest = StatedDigest("nothing", None)
         self._text: bytearray | None = None
         self._descriptor: int | None = None
 
@@ -115,6 +118,8 @@ class _Receiver:
     def _end_header(self) -> None:
         if self._header.lower() == b"content-disposition":
             self._disposition = bytes(self._value)
+        elif self._header.lower() == HEADER.lower().encode():
+            self._digest_header = self._value.decode("ascii", "replace")
         self._header.clear()
         self._value.clear()
 
@@ -122,6 +127,8 @@ class _Receiver:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
         self._disposition = b""
+        self._digest = StatedDigest(f"the part {name[:80]!a}", self._digest_header)
+        self._digest_header = None
         if name == REQUEST_PART and self.parts.request is None:
             self._text = bytearray()
         elif name in FILE_PARTS and name not in self.parts.files:
@@ -134,6 +141,7 @@ class _Receiver:
             raise Problem(422, "unknown_part", f"the part {name[:80]!a} {what}; parts are {known}")
 
     def _take(self, data: bytes, start: int, end: int) -> None:
+        self._digest.update(data[start:end])
         if self._descriptor is not None:
             write_all(self._descriptor, data[start:end])
             return
@@ -148,6 +156,7 @@ class _Receiver:
             )
 
     def _end(self) -> None:
+        self._digest.check()
         if self._text is not None:
             self.parts.request = bytes(self._text)
             self._text = None

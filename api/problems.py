@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from momentum_core.errors import MomentumError
+from worker.contract.sandbox import SandboxError
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -65,6 +66,16 @@ def add_problem_handlers(app: FastAPI) -> None:
     def _(_: Request, error: MomentumError) -> JSONResponse:
         status = _STATUS_OF_CODE.get(error.code, HTTPStatus.UNPROCESSABLE_ENTITY)
         return _answer(status, error.code, str(error))
+
+    @app.exception_handler(SandboxError)
+    def _(_: Request, error: SandboxError) -> JSONResponse:
+        logger.error("no file can be inspected: %s", error)
+        return _answer(
+            503,
+            "inspection_unavailable",
+            "this machine cannot inspect files safely, so it takes none; its log says why: "
+            "have the operator mend that, then send the file again",
+        )
 
     @app.exception_handler(RequestValidationError)
     def _(_: Request, error: RequestValidationError) -> JSONResponse:

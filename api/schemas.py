@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
-from worker.contract.job import Artifact, Event, Job, JobState, Stage
+from worker.contract.job import Artifact, Event, Job, JobState, Stage, Upload
 from worker.contract.zoo import ZooEntry
 
 
@@ -41,14 +41,18 @@ class JobView(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     request: dict[str, Any] = Field(description="What was asked for, defaults included.")
+    sent: dict[str, str] = Field(
+        description="SHA-256 of each file as it was sent, by the name of its part.",
+        examples=[{"checkpoint": "12fca82f"}],
+    )
     result: dict[str, Any] | None = Field(description="The figures of a job that succeeded.")
     error: JobErrorView | None
     artifacts: list[ArtifactView]
     links: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, artifacts: list[Artifact]) -> Self:
-        """Show a job and its files."""
+    def of(cls, job: Job, artifacts: list[Artifact], uploads: dict[str, Upload]) -> Self:
+        """Show a job, the files it made, and the digests of those that were sent."""
         at = f"/jobs/{job.id}"
         links = {"self": at, "events": f"{at}/events"}
         if job.state == JobState.SUCCEEDED:
@@ -64,6 +68,7 @@ class JobView(BaseModel):
             started_at=_optional_time(job.started_at),
             finished_at=_optional_time(job.finished_at),
             request=job.request,
+            sent={part: upload.facts["sha256"] for part, upload in uploads.items()},
             result=job.result,
             error=JobErrorView(code=job.error.code, message=job.error.message)
             if job.error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from api.content_digest import HEADER, StatedDigest, checked_chunks
 from api.dependencies import Service, ServiceDependency, TenantDependency
 from api.multipart import MAX_REQUEST_BYTES, ReceivedParts, receive_parts, too_large
 from api.problems import Problem
@@ -39,7 +41,8 @@ _BODY: dict[str, Any] = {
                         "type": "string",
                         "format": "binary",
                         "description": "An .npz with x_train y_train x_test y_test; images uint8, "
-                        "N x height x width x channels.",
+                        "N x height x width x channels. Or a zip, tar, tar.gz or tar.zst of JPEG, "
+                        "PNG and WebP images in one folder for each class.",
                     },
                     "request": request_schema(),
                 },
@@ -49,13 +52,22 @@ _BODY: dict[str, Any] = {
     },
 }
 
+_CONTENT_DIGEST: dict[str, Any] = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "SHA-256 of the body, `sha-256=:<base64>:` (RFC 9530); compared, if it is sent. "
+    "A part may have one of its own.",
+    "schema": {"type": "string"},
+}
+
 
 @router.post(
     "/convert",
     operation_id="convert",
     summary="Convert a residual network",
     status_code=202,
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra={"requestBody": _BODY, "parameters": [_CONTENT_DIGEST]},
 )
 async def convert(
     request: Request, response: Response, service: ServiceDependency, tenant: TenantDependency
@@ -67,16 +79,18 @@ async def convert(
     _check_room(request, service)
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
+    digest = StatedDigest("the request", request.headers.get(HEADER))
+    chunks = checked_chunks(request.stream(), digest)
     with service.files.temporary_folder() as folder:
         if kind == "multipart/form-data":
             parts = await receive_parts(
-                request.stream(),
+                chunks,
                 content_type,
                 folder,
                 max_bytes=service.settings.max_upload_bytes,
             )
         elif kind == "application/json":
-            parts = ReceivedParts(request=await _small_body(request))
+            parts = ReceivedParts(request=await _small_body(chunks))
         else:
             raise Problem(
                 415,
@@ -92,10 +106,11 @@ async def convert(
             tenant=tenant,
             store=service.store,
             files=service.files,
+            limits=service.settings.limits,
         )
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["Retry-After"] = str(RETRY_SECONDS)
-    return JobView.of(job, [])
+    return JobView.of(job, [], service.store.uploads_of(job))
 
 
 def _check_room(request: Request, service: Service) -> None:
@@ -114,9 +129,9 @@ def _check_room(request: Request, service: Service) -> None:
         )
 
 
-async def _small_body(request: Request) -> bytes:
+async def _small_body(chunks: AsyncIterator[bytes]) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in chunks:
         body += chunk
         if len(body) > MAX_REQUEST_BYTES:
             raise too_large(MAX_REQUEST_BYTES)

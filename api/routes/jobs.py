@@ -34,7 +34,8 @@ def get_job(
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
-    return JobView.of(job, service.store.artifacts_of(job.id))
+    store = service.store
+    return JobView.of(job, store.artifacts_of(job.id), store.uploads_of(job))
 
 
 @router.get("/{job_id}/events", operation_id="list_events", summary="What happened to a job")

@@ -13,16 +13,15 @@ import pytest
 from api.app import create_app
 from momentum_core.checkpoint import CheckpointFacts
 from tests.api.conftest import problem_of, served
-from tests.corpus.case import MARKER
-from tests.corpus.cases import CASES
+from tests.corpus.image_files import folder_of, honest_png
 from tests.corpus.npz_files import honest_npz
 from tests.corpus.torch_files import honest_legacy, honest_zip
+from worker.contract import intake
 from worker.contract.job import JobState
+from worker.contract.settings import Settings
 
 PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 DEFAULT_REQUEST = {"preprocessing": PREPROCESSING}
-# One of each code and kind; all of them go through the reader in tests/momentum_core/checkpoint.
-REFUSED = {(case.kind, case.code): case for case in CASES}.values()
 
 
 def post(client, checkpoint: bytes | None = None, data: bytes | None = None, request=None):
@@ -78,16 +77,54 @@ def test_data_is_kept_as_it_was_sent(client, stored_files):
     assert hashlib.sha256(honest_npz()).hexdigest() in {path.name for path in stored_files()}
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=str)
-def test_a_hostile_file_is_refused_with_its_code_and_runs_nothing(client, stored_files, case):
-    if case.kind == "checkpoint":
-        answer = post(client, case.build())
-    else:
-        answer = post(client, honest_zip(), case.build(), DEFAULT_REQUEST)
-    problem_of(answer, case.status, case.code)
-    assert not MARKER.exists()
+def test_an_archive_of_images_becomes_a_canonical_data_set(client, service, stored_files):
+    files = {
+        f"{part}/{name}/{index}.png": honest_png(index)
+        for part in ("train", "test")
+        for name in "0123456789"
+        for index in range(2)
+    }
+    request = {"source": {"zoo": "digits_resnet26"}}
+    answer = post(client, data=folder_of(files), request=request)
+    assert answer.status_code == 202, answer.json()
+    [canonical] = stored_files()
+    arrays = np.load(canonical)
+    assert {name: array.shape for name, array in arrays.items()} == {
+        **dict.fromkeys(("x_train", "x_test"), (20, 8, 8, 1)),
+        **dict.fromkeys(("y_train", "y_test"), (20,)),
+    }
+    job = service.store.get(answer.json()["id"], tenant="default")
+    facts = service.store.upload(job.data_id).facts
+    assert (facts["format"], facts["classes"]) == ("zip", list("0123456789"))
+    assert answer.json()["sent"] == {"data": hashlib.sha256(folder_of(files)).hexdigest()}
+
+
+def test_limits_of_the_intake_are_a_setting(settings):
+    tight = settings.model_copy(update={"intake_limits": {"max_tensors": 100}})
+    with served(create_app(tight)) as client:
+        problem_of(post(client, honest_zip()), 422, "too_many_tensors")
+    for wrong in ({"max_tensor": 1}, {"max_tensors": 0}):
+        with pytest.raises(ValueError, match="limit"):
+            Settings(intake_limits=wrong)
+
+
+def test_a_machine_that_cannot_inspect_safely_takes_nothing(
+    client, monkeypatch, stored_files, caplog
+):
+    broken = (
+        "import sys; from worker.contract import inspector, seccomp\n"
+        "def install():\n"
+        "    raise OSError(1, 'EPERM')\n"
+        "seccomp.install = install\n"
+        "inspector.main(); sys.stdout.flush()\n"
+    )
+    monkeypatch.setattr(intake, "COMMAND", (*intake.COMMAND[:-2], "-c", broken))
+    detail = problem_of(post(client, honest_zip()), 503, "inspection_unavailable")
+    assert "seccomp" not in detail
+    assert "seccomp cannot be put up" in caplog.text
     assert stored_files() == []
-    assert client.get("/healthz").status_code == 200
+    monkeypatch.undo()
+    assert post(client, honest_zip()).status_code == 202
 
 
 @pytest.mark.parametrize(

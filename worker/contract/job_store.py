@@ -94,6 +94,11 @@ class JobStore:
             raise LookupError("no such upload")
         return read_upload(row)
 
+    def uploads_of(self, job: Job) -> dict[str, Upload]:
+        """Return the files that were sent with a job, by the name of their part."""
+        named = {"checkpoint": job.checkpoint_id, "data": job.data_id}
+        return {part: self.upload(each) for part, each in named.items() if each is not None}
+
     def artifacts_of(self, job_id: str) -> list[Artifact]:
         """Return a job's files, by name."""
         query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.name)

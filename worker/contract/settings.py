@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from momentum_core.checkpoint import Limits
 
 
 class Settings(BaseSettings):
@@ -48,6 +51,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Largest request that is accepted, in bytes.",
     )
+    intake_limits: dict[str, int] = Field(
+        default={},
+        description="What a file that is sent may ask for, as JSON with the limits of "
+        '`docs/security.md` that shall differ: `{"max_tensors": 50000}`.',
+    )
     min_free_bytes: int = Field(
         default=1 << 30,
         ge=0,
@@ -68,6 +76,19 @@ class Settings(BaseSettings):
         ge=1,
         description="Attempts after which a job whose worker keeps dying has failed.",
     )
+
+    @field_validator("intake_limits")
+    @classmethod
+    def _check_limits(cls, value: dict[str, int]) -> dict[str, int]:
+        if unknown := value.keys() - {field.name for field in fields(Limits)}:
+            raise ValueError(f"there is no limit {sorted(unknown)[0]}; docs/security.md lists them")
+        Limits(**value)
+        return value
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of what a file that is sent may ask for."""
+        return Limits(**self.intake_limits)
 
     @cached_property
     def data_folder(self) -> Path:
