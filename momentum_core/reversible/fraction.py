@@ -9,8 +9,8 @@ from momentum_core.errors import ConfigError
 MAX_DENOMINATOR = 128
 MAX_SHIFT = 12
 
-_LARGEST = Fraction(MAX_DENOMINATOR - 1, MAX_DENOMINATOR)
-_SMALLEST = Fraction(1, 2**MAX_SHIFT)
+_LARGEST_CHANGE = 0.05
+"""Of gamma or of 1 - gamma, relative: more would be another momentum term than was asked for."""
 
 
 def round_gamma(gamma: float | Fraction) -> Fraction:
@@ -19,9 +19,11 @@ def round_gamma(gamma: float | Fraction) -> Fraction:
     Candidates are n/d with 0 < n < d <= 128 and 1/2^m with m <= 12. The result is the momentum
     term itself: forward, inverse and gradients use it, and no other value.
 
+    Between 1/128 and 127/128 rounding changes neither gamma nor 1 - gamma by 1 %.
+
     Raises:
-        ConfigError: `gamma` is no number in (0, 1), or so near to 0 or 1 that rounding would
-            change its meaning (below 3/4 of 1/4096, or above 1 - 3/4 of 1/128).
+        ConfigError: `gamma` is no number in (0, 1), or it lies where candidates are far apart and
+            rounding would change gamma or 1 - gamma by more than 5 %.
     """
     is_number = isinstance(gamma, int | float | Fraction) and not isinstance(gamma, bool)
     if not is_number or not 0 < gamma < 1:
@@ -30,14 +32,25 @@ def round_gamma(gamma: float | Fraction) -> Fraction:
             "at 0 the network has no inverse, at 1 it ignores its blocks; try 0.5"
         )
     exact = Fraction(gamma)
-    if exact < _SMALLEST * Fraction(3, 4):
-        raise ConfigError(f"gamma {float(exact):g} is too small to reverse; use 1/4096 or more")
-    if 1 - exact < (1 - _LARGEST) * Fraction(3, 4):
-        raise ConfigError(f"gamma {float(exact):g} is too close to 1; use 127/128 or less")
-    candidates = [exact.limit_denominator(MAX_DENOMINATOR)]
-    candidates += [Fraction(1, 2**shift) for shift in range(1, MAX_SHIFT + 1)]
-    proper = [candidate for candidate in candidates if 0 < candidate < 1]
-    return min([*proper, _LARGEST], key=lambda candidate: abs(candidate - exact))
+    nearest, second = _nearest_two(exact)
+    if abs(nearest - exact) > _LARGEST_CHANGE * min(exact, 1 - exact):
+        raise ConfigError(
+            f"gamma {float(exact):g} lies too far from every fraction that integers can be "
+            f"multiplied by and divided by again; the two nearest are {nearest} "
+            f"({float(nearest):.5g}) and {second} ({float(second):.5g})"
+        )
+    return nearest
+
+
+def _nearest_two(exact: Fraction) -> tuple[Fraction, Fraction]:
+    """Return the two candidates nearest to `exact`, the nearest first."""
+    most = MAX_DENOMINATOR
+    ends = (Fraction(most - 2, most - 1), Fraction(most - 1, most))
+    powers = (Fraction(1, 2**shift) for shift in range(1, MAX_SHIFT + 1))
+    best = exact.limit_denominator(most)
+    proper = {best, *ends, *powers} - {Fraction(0), Fraction(1)}
+    nearest, second, *_ = sorted(proper, key=lambda candidate: abs(candidate - exact))
+    return nearest, second
 
 
 def shift_of(gamma: Fraction) -> int | None:
