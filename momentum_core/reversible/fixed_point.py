@@ -16,7 +16,12 @@ TOLERANCE = {32: 1e-3, 16: 3e-2}
 
 _PREFERRED_SCALE_BITS = {32: 18, 16: 9}
 _MAX_SCALE_BITS = {32: 26, 16: 13}
-_PREFERRED_NOISE = {32: 4e-4, 16: 1e-2}
+_AIM = {32: 3e-5, 16: 1e-2}
+"""Noise that guard bits are added for: gradients of 40 blocks agree with exact ones to 1e-3."""
+
+_ENOUGH = {32: 4e-4, 16: 1e-2}
+"""Noise that range is given up for."""
+
 _LIMIT = {32: 2**29, 16: 2**15 - 1}
 _VELOCITY_LIMIT = {32: 2**30, 16: 2**15 - 1}
 _MAX_GUARD_BITS = {32: 4, 16: 2}
@@ -129,19 +134,26 @@ def coarseness(plan: StorePlan, push: int) -> float:
     return n - d * step.radix / step.next_radix
 
 
-def corrections(plan: StorePlan, num_blocks: int) -> tuple[float, ...]:
-    """Return, for each block, the constant that keeps the velocity's mean error at zero.
+def corrections(plan: StorePlan, num_blocks: int, guard_bits: int) -> tuple[float, ...]:
+    """Return, for each block, the constant that keeps the mean error of positions at zero.
 
-    In units of the state, added to the increment before it is rounded. The integer velocity is the
-    floor of a finer one whose fraction sits in the store: half a unit is missing on average, and
-    half of `coarseness` where the store is coarse. See "Noise" in this folder's README.
+    In units of the velocity, added to the increment before it is rounded. The integer velocity is
+    the floor of a finer one whose fraction sits in the store: a multiple of d^-m after m
+    multiplications, so (1 - d^-m) / 2 on average. Positions move by the integer. Rounding it half
+    up to a position's unit adds half a unit of the velocity. And multiplying falls short by half of
+    `coarseness`. See "Noise" in this folder's README.
     """
-    gamma = float(plan.gamma)
-    hidden = 0.0
-    result = [0.0] * (num_blocks - len(plan.pushes))
-    for push in range(len(plan.pushes)):
-        result.append(0.5 - gamma * hidden + coarseness(plan, push) / 2.0)
-        hidden = 0.5
+    gamma, d = float(plan.gamma), float(plan.gamma.denominator)
+    num_without = num_blocks - len(plan.pushes)
+    rounding = 0.5 if guard_bits else 0.0
+    result = []
+    excess = 0.0  # of the velocity, fraction included, over what it should be on average
+    for block in range(num_blocks):
+        pushed = max(0, block - num_without + 1)
+        short = coarseness(plan, pushed - 1) / 2.0 if pushed else 0.0
+        wanted = (1.0 - d**-pushed) / 2.0 - rounding
+        result.append(wanted - gamma * excess + short)
+        excess = wanted
     return tuple(result)
 
 
@@ -169,46 +181,72 @@ def choose_fixed_point(
     """
     if state_bits not in _LIMIT:
         raise ConfigError(f"state_bits must be 32 or 16, got {state_bits!r}")
-    most = _MAX_SCALE_BITS[state_bits]
     if scale_bits is not None:
-        if not isinstance(scale_bits, int) or not 0 <= scale_bits <= most:
-            raise ConfigError(
-                f"scale_bits must be a whole number from 0 to {most} for a {state_bits}-bit state, "
-                f"got {scale_bits!r}"
-            )
-        candidates = [scale_bits]
+        candidates = [_checked_scale(state_bits, scale_bits)]
     elif activation_range is not None:
         candidates = [_scale_for_range(state_bits, activation_range)]
     else:
-        candidates = list(range(_PREFERRED_SCALE_BITS[state_bits], most + 1))
-    chosen, noise = _quietest(plan, num_blocks, state_bits, candidates)
+        candidates = list(range(_PREFERRED_SCALE_BITS[state_bits], _MAX_SCALE_BITS[state_bits] + 1))
+    chosen = _quietest(plan, num_blocks, state_bits, candidates)
+    _check_noise(plan, num_blocks, chosen)
+    return chosen
+
+
+def coarser(plan: StorePlan, num_blocks: int, fixed_point: FixedPoint, bits: int) -> FixedPoint:
+    """Return `fixed_point` with every range doubled `bits` times, velocities' as well.
+
+    Raises:
+        ReversibilityError: the noise would exceed the tolerance of the state's width.
+    """
+    scale_bits = _checked_scale(fixed_point.state_bits, fixed_point.scale_bits - bits)
+    setting = FixedPoint(fixed_point.state_bits, scale_bits, fixed_point.guard_bits)
+    _check_noise(plan, num_blocks, setting)
+    return setting
+
+
+def _quietest(
+    plan: StorePlan, num_blocks: int, state_bits: int, candidates: list[int]
+) -> FixedPoint:
+    """Return the first setting that is quiet enough, or the last one tried.
+
+    Guard bits narrow only the range of velocities and increments, so they are tried before that of
+    positions is given up; not where the positions themselves make most of the noise.
+    """
+    for scale_bits in candidates:
+        of_positions = math.sqrt(num_blocks / 12.0) / 2.0**scale_bits
+        aim = min(max(_AIM[state_bits], 1.5 * of_positions), _ENOUGH[state_bits])
+        for guard_bits in range(_MAX_GUARD_BITS[state_bits] + 1):
+            setting = FixedPoint(state_bits, scale_bits, guard_bits)
+            noise = expected_noise(plan, num_blocks, setting)
+            if noise <= aim:
+                break
+        if noise <= _ENOUGH[state_bits]:
+            break
+    return setting
+
+
+def _check_noise(plan: StorePlan, num_blocks: int, setting: FixedPoint) -> None:
+    noise = expected_noise(plan, num_blocks, setting)
+    state_bits = setting.state_bits
     if noise > TOLERANCE[state_bits]:
         raise ReversibilityError(
-            f"{num_blocks} blocks at gamma {plan.gamma} with scale_bits={chosen.scale_bits} would "
+            f"{num_blocks} blocks at gamma {plan.gamma} with scale_bits={setting.scale_bits} would "
             f"carry noise of {noise:.2g}, above the tolerance {TOLERANCE[state_bits]:g} of a "
             f"{state_bits}-bit state; use a smaller gamma, a shorter run"
             + (", state_bits=32" if state_bits == 16 else "")
             + " or more scale_bits (a smaller activation range)",
             code="noise_above_tolerance",
         )
-    return chosen
 
 
-def _quietest(
-    plan: StorePlan, num_blocks: int, state_bits: int, candidates: list[int]
-) -> tuple[FixedPoint, float]:
-    """Return the first setting that is quiet enough, or the last one tried, with its noise.
-
-    Guard bits narrow only the range of velocities, so they are tried before the range of positions
-    is given up.
-    """
-    for scale_bits in candidates:
-        for guard_bits in range(_MAX_GUARD_BITS[state_bits] + 1):
-            setting = FixedPoint(state_bits, scale_bits, guard_bits)
-            noise = expected_noise(plan, num_blocks, setting)
-            if noise <= _PREFERRED_NOISE[state_bits]:
-                return setting, noise
-    return setting, noise
+def _checked_scale(state_bits: int, scale_bits: int) -> int:
+    most = _MAX_SCALE_BITS[state_bits]
+    if not isinstance(scale_bits, int) or not 0 <= scale_bits <= most:
+        raise ConfigError(
+            f"scale_bits must be a whole number from 0 to {most} for a {state_bits}-bit state, "
+            f"got {scale_bits!r}"
+        )
+    return scale_bits
 
 
 def _scale_for_range(state_bits: int, activation_range: float) -> int:

@@ -98,7 +98,7 @@ def create_tape(run: Run, prefix: Prefix) -> tuple[Tape, tuple[Block, ...]]:
         starts_at_rest=v is None,
         earlier=prefix.history,
     )
-    corrections = fixed.corrections(plan, num_blocks)
+    corrections = fixed.corrections(plan, num_blocks, run.fixed_point.guard_bits)
     blocks = tuple(
         Block(
             run.modules[first + number],

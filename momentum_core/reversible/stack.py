@@ -129,18 +129,13 @@ class MomentumStack(nn.Module):
         return fixed.expected_noise(plan, len(self.blocks), self.fixed_point)
 
     def lower_precision(self, bits: int = 1) -> None:
-        """Double the range of activations `bits` times, at the price of as much noise.
+        """Double every range of the state `bits` times, at the price of as much noise.
 
         Raises:
             ReversibilityError: the noise would exceed its tolerance.
         """
-        self.fixed_point = fixed.choose_fixed_point(
-            plan_store(self.gamma, self._num_pushes),
-            len(self.blocks),
-            state_bits=self.fixed_point.state_bits,
-            scale_bits=self.fixed_point.scale_bits - bits,
-            activation_range=None,
-        )
+        plan = plan_store(self.gamma, self._num_pushes)
+        self.fixed_point = fixed.coarser(plan, len(self.blocks), self.fixed_point, bits)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the last position, of the shape and dtype of `x`.

@@ -26,27 +26,49 @@ def _relative(found, expected):
     return ((found.double() - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("kind", ["mlp", "conv", "attention"])
-@pytest.mark.parametrize("gamma", [1 / 16, 0.3, 0.5, 0.9, 0.97, 0.99])
-def test_gradients_agree_with_float64_autograd_of_the_real_rule(
-    make_blocks, make_input, kind, gamma
-):
-    # eval(): a dropout mask drawn in double precision would be another one.
-    stack = MomentumStack(make_blocks(kind, 40), gamma=gamma).eval()
-    real = copy.deepcopy(stack).double()
-    x = make_input(kind).requires_grad_()
-    y = stack(x)
-    y.square().sum().backward()
-    x64 = x.detach().double().requires_grad_()
-    y64 = real.forward_floats(x64)[0]
-    y64.square().sum().backward()
-    assert _relative(y.detach(), y64.detach()) < 1e-3
-    assert _relative(x.grad, x64.grad) < 1e-3
-    # Per block, all parameters together: single biases may have a gradient of nearly nothing.
-    for block, real_block in zip(stack.blocks, real.blocks, strict=True):
-        found = torch.cat([p.grad.flatten() for p in block.parameters()])
-        expected = torch.cat([p.grad.flatten() for p in real_block.parameters()])
-        assert _relative(found, expected) < 1e-3
+class WideAttention(nn.Module):
+    """Layer norm over 4 numbers amplifies any noise a hundredfold where they are nearly equal."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        y = self.norm(x)
+        return x + self.attention(y, y, y, need_weights=False)[0]
+
+
+GAMMAS = (1 / 16, 0.1, 0.3, 1 / 2, 0.7, 7 / 8, 0.9, 0.97, 0.99)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("kind", ["mlp", "conv", "attention", "attention in eval mode"])
+def test_gradients_agree_with_float64_autograd_of_the_real_rule(make_blocks, kind, gamma):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        if kind.startswith("attention"):
+            blocks, x = [WideAttention() for _ in range(40)], torch.randn(2, 6, 16)
+        else:
+            blocks = [copy.deepcopy(block) for block in make_blocks(kind, 40)]
+            x = torch.randn(4, 4) if kind == "mlp" else torch.randn(2, 3, 5, 5)
+        stack = MomentumStack(blocks, gamma=gamma).train(kind != "attention in eval mode")
+        for module in stack.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # a mask drawn in double precision would be another one
+        real = copy.deepcopy(stack).double()
+        y = stack(x.requires_grad_())
+        y.square().sum().backward()
+        x64 = x.detach().double().requires_grad_()
+        y64 = real.forward_floats(x64)[0]
+        y64.square().sum().backward()
+        assert _relative(y.detach(), y64.detach()) < 1e-3
+        assert _relative(x.grad, x64.grad) < 1e-3
+        # Per block, all parameters together: single biases may have a gradient of nearly nothing.
+        for block, real_block in zip(stack.blocks, real.blocks, strict=True):
+            found = torch.cat([p.grad.flatten() for p in block.parameters()])
+            expected = torch.cat([p.grad.flatten() for p in real_block.parameters()])
+            assert _relative(found, expected) < 1e-3
 
 
 def test_the_real_rule_passes_gradcheck(make_blocks):
