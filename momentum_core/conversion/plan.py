@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -69,6 +69,17 @@ class ConversionPlan:
 
     notes: tuple[str, ...] = ()
     """What the reader should know besides."""
+
+    def with_config(self, config: ConversionConfig) -> Self:
+        """Return the same plan with another gamma and scheme."""
+        gamma = round_gamma(config.gamma)
+        runs = tuple(
+            replace(run, coefficients=scheme_coefficients(config.scheme, gamma, len(run.blocks)))
+            for run in self.runs
+        )
+        return replace(
+            self, gamma_requested=config.gamma, gamma=gamma, scheme=config.scheme, runs=runs
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -143,7 +154,8 @@ def plan_conversion(
         runs=tuple(_planned(chain, gamma, config.scheme) for chain in found.runs),
         unconverted=tuple(Unconverted(call.name, reason) for call, reason in found.left_out),
         recomputed=tuple(
-            tuple(call.name for call in chain) for chain in find_segments(evaluated, found.runs)
+            tuple(call.name for call in chain)
+            for chain in find_segments(evaluated, trained, found.runs)
         ),
         notes=notes,
     )

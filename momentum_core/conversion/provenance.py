@@ -57,6 +57,7 @@ class Provenance(TorchDispatchMode):
         time: operators run so far; all other times are values of it.
         made_bytes: bytes that operators had allocated up to each time.
         reads: times at which a value was handed to Python, with the origins it depends on.
+        marks: times at which a tensor was used that somebody had marked as needing a gradient.
     """
 
     def __init__(self, *, worst_draws: bool = False) -> None:
@@ -70,6 +71,7 @@ class Provenance(TorchDispatchMode):
         self.time = 0
         self.made_bytes = [0]
         self.reads: list[tuple[int, int]] = []
+        self.marks: list[int] = []
         self._worst_draws = worst_draws
         self._facts = WeakTensorKeyDictionary()
         self._made: list[int] = []
@@ -119,9 +121,12 @@ class Provenance(TorchDispatchMode):
         self.time += 1
         name = func.__name__.partition(".")[0]
         depends = 0
-        for one in facts:
+        for one, tensor in zip(facts, inputs, strict=True):
             self._used[one.number].append(self.time)
             depends |= one.depends
+            # Without gradients nothing that is made needs one, unless it is marked by hand.
+            if tensor.requires_grad and one.made_at != NOT_MADE:
+                self.marks.append(self.time)
         if name in _READS:
             self.reads.append((self.time, depends))
         identity, residual = _paths(name.removesuffix("_"), args, kwargs, facts)
@@ -140,7 +145,7 @@ class Provenance(TorchDispatchMode):
         return result
 
     def _of(self, tensor: Tensor, *, made_at: int = NOT_MADE) -> _Facts:
-        facts: _Facts | None = self._facts.get(tensor)
+        facts: _Facts | None = self._facts.get(tensor)  # type: ignore[no-untyped-call]
         if facts is None:
             facts = _Facts(len(self._made), made_at)
             self._facts[tensor] = facts

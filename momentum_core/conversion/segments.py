@@ -11,21 +11,31 @@ MIN_GAIN = 0.25
 """Bytes that a segment must free, as a share of the bytes of the input that it keeps instead."""
 
 
-def find_segments(trace: Trace, runs: tuple[Chain, ...]) -> tuple[Chain, ...]:
+def find_segments(
+    trace: Trace, trained: Trace | None, runs: tuple[Chain, ...]
+) -> tuple[Chain, ...]:
     """Find modules outside the runs whose activations are better recomputed than kept.
 
     A segment takes one tensor and returns one. Modules without children that follow each other
     (convolution, norm, activation, pooling) are one segment.
 
     Args:
-        trace: a forward pass.
+        trace: a forward pass in evaluation mode.
+        trained: one in training mode; None if there could be none.
         runs: what is converted.
     """
     taken = [call for run in runs for call in run]
-    candidates = [call for call in trace.calls if _is_candidate(call, taken, trace)]
-    candidates.sort(key=lambda call: call.entered)
+    marking = _marking(trained)
     chains: list[list[ModuleCall]] = []
-    for call in candidates:
+    # Outermost modules first: what lies inside one is part of it.
+    for call in sorted(trace.calls, key=lambda call: (call.entered, -call.left)):
+        if (
+            any(call.overlaps(other) for other in taken)
+            or call.name in marking
+            or not _may_be_recomputed(call, trace)
+        ):
+            continue
+        taken.append(call)
         if chains and _continues(chains[-1][-1], call, trace):
             chains[-1].append(call)
         elif not call.writes_input:  # what is kept for the second time must stay as it is
@@ -33,12 +43,18 @@ def find_segments(trace: Trace, runs: tuple[Chain, ...]) -> tuple[Chain, ...]:
     return tuple(tuple(chain) for chain in chains if _gain(chain, trace) >= MIN_GAIN)
 
 
-def _is_candidate(call: ModuleCall, taken: list[ModuleCall], trace: Trace) -> bool:
-    """Whether a call may be (part of) a segment, and is the outermost that may."""
+def _marking(trained: Trace | None) -> set[str]:
+    """Return the modules that mark tensors of their own as needing a gradient."""
+    if trained is None:
+        return set()
+    marks = trained.provenance.marks
+    return {call.name for call in trained.calls if any(call.contains(time) for time in marks)}
+
+
+def _may_be_recomputed(call: ModuleCall, trace: Trace) -> bool:
+    """Whether a call takes one tensor, returns one, and would do the same a second time."""
     return (
-        not any(call.overlaps(run) for run in taken)
-        and _is_whole(call)
-        and (call.parent is None or not _is_whole_parent(call.parent, taken))
+        _is_whole(call)
         and trace.num_calls(call.name) == 1
         and len(call.arguments) == 1
         and call.arguments[0].place == 0
@@ -54,11 +70,6 @@ def _is_whole(call: ModuleCall) -> bool:
     if not isinstance(call.module, nn.Sequential | nn.ModuleList):
         return True
     return all(not list(child.children()) for child in call.module.children())
-
-
-def _is_whole_parent(parent: ModuleCall, taken: list[ModuleCall]) -> bool:
-    """Whether a parent could be a segment itself, so that its children are not."""
-    return _is_whole(parent) and not any(parent.overlaps(run) for run in taken)
 
 
 def _continues(previous: ModuleCall, call: ModuleCall, trace: Trace) -> bool:
