@@ -76,11 +76,12 @@ def folder_of(images: dict[str, bytes]) -> bytes:
 
 
 def small_folder(changed: bytes | None = None) -> bytes:
-    """Two classes, one image each to train with and to test with; the first can be another."""
-    names = ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png")
+    """Ten classes, one image each to train with and to test with; three may be another."""
+    names = [f"{part}/{name}/1.png" for part in ("train", "test") for name in "abcdefghij"]
     images = {name: honest_png(seed) for seed, name in enumerate(names)}
     if changed is not None:
-        images[names[0]] = changed
+        # One more than may be bad among twenty.
+        images |= dict.fromkeys(names[:3], changed)
     return folder_of(images)
 
 

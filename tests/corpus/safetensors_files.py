@@ -155,6 +155,19 @@ _ROWS: tuple[tuple[str, str, Callable[[], bytes]], ...] = (
         "bad_tensor_name",
         _file(**{"../../etc/passwd": _entry()}),
     ),
+    # As much memory as 8 MiB of JSON can become.
+    (
+        "S18 2.7 million empty objects",
+        "malformed_file",
+        _text('{"a":[' + "{}," * 2_700_000 + "1]}"),
+    ),
+    ("S18 2.7 million empty lists", "malformed_file", _text('{"a":[' + "[]," * 2_700_000 + "1]}")),
+    ("S18 2 million numbers", "malformed_file", _text('{"a":[' + "1.5," * 2_000_000 + "1]}")),
+    (
+        "S18 text in wide characters",
+        "malformed_file",
+        _text('{"a":["' + "x" * 8_000_000 + "\U0001f600" + '"]}'),
+    ),
     ("S17 NaN", "non_finite_weights", _with_nan),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import struct
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -171,6 +172,7 @@ def _with_description(description: bytes) -> bytes:
     )
 
 
+_WIDE_TEXT = b"X" + struct.pack("<L", 4096) + "\U0001f600".encode() + b"x" * 4092
 _LINEAR = Ref("torch.nn.modules.linear", "Linear")
 _TWO_PARTS = {
     "a": Tensor(Storage("0", 8), (4,), (1,)),
@@ -449,6 +451,39 @@ _ROWS: tuple[tuple[str, str, Callable[[], bytes]], ...] = (
         _one(Tensor(Storage("0", 16, "QInt8Storage"), (4,), (1,))),
     ),
     ("M47 3 million instructions", "too_complex", _value(Raw(b"N" + b"q\0" * 3_000_000))),
+    # As much memory as the limits on instructions and bytes let a description ask for.
+    (
+        "M48 1.9 million empty dicts",
+        "malformed_file",
+        _value([Raw(b"](" + b"}" * 1_900_000 + b"e")]),
+    ),
+    (
+        "M48 470,000 dicts of one",
+        "malformed_file",
+        _value([Raw(b"](" + b"}K\1Ns" * 470_000 + b"e")]),
+    ),
+    (
+        "M48 900,000 tuples of one",
+        "malformed_file",
+        _value([Raw(b"](" + b"K\1\x85" * 900_000 + b"e")]),
+    ),
+    (
+        "M48 600,000 ordered mappings",
+        "malformed_file",
+        _value([Raw(b"ccollections\nOrderedDict\nq\xf0(" + b"h\xf0)R" * 600_000 + b"e")]),
+    ),
+    (
+        "M48 900,000 remembered lists",
+        "malformed_file",
+        _value(
+            [Raw(b"](" + b"".join(b"]r%b" % struct.pack("<L", i) for i in range(900_000)) + b"e")]
+        ),
+    ),
+    (
+        "M48 60 MiB of text in wide characters",
+        "malformed_file",
+        _value([Raw(b"](" + _WIDE_TEXT * 15_300 + b"e")]),
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -39,6 +40,8 @@ _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 def main() -> int:
     """Answer one request; every refusal is an answer, everything else a crash."""
+    # This process ends with its one file; going through millions of values for cycles is time lost.
+    gc.disable()
     request: dict[str, Any] = json.loads(sys.stdin.readline())
     _load_what_is_loaded_late()
     try:

@@ -16,8 +16,12 @@ import zstandard
 from momentum_core.checkpoint import DatasetFacts, Limits, read_dataset
 from momentum_core.errors import CheckpointError
 from momentum_core.image_archive import ImageForm
-from tests.corpus.archive_files import honest_tar, honest_tar_gz, honest_zip_folder, images
+from tests.corpus import archive_files
 from tests.corpus.image_files import folder_of, honest_jpeg, honest_png, honest_webp, pixels
+
+
+def images(num_train: int = 12, num_test: int = 4) -> dict[str, bytes]:
+    return archive_files.images(num_train, num_test, "ab")
 
 
 def tar_of(files: dict[str, bytes], format: int = tarfile.PAX_FORMAT, mode: str = "w") -> bytes:
@@ -110,7 +114,7 @@ def test_every_kind_of_archive_gives_the_same_arrays(form, inspect):
 
 
 def test_the_canonical_file_is_read_by_the_strict_reader_and_is_always_the_same(inspect):
-    _, target = inspect(honest_zip_folder())
+    _, target = inspect(folder_of(images()))
     first = target.read_bytes()
     read, plain = read_dataset(target), np.load(target)
     for name in ("x_train", "y_train", "x_test", "y_test"):
@@ -222,7 +226,7 @@ def test_a_class_all_of_whose_images_are_bad_is_a_refusal(inspect):
 
 def test_the_networks_number_of_classes_must_be_met(inspect):
     with pytest.raises(CheckpointError, match="2 class folders, the network 3"):
-        inspect(honest_zip_folder(), num_classes=3)
+        inspect(folder_of(images()), num_classes=3)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +245,7 @@ def test_the_networks_number_of_classes_must_be_met(inspect):
     ids=str,
 )
 def test_limits_can_be_set(limits, code, inspect):
-    for content in (honest_zip_folder(), honest_tar_gz()):
+    for content in (folder_of(images()), gzip.compress(tar_of(images()))):
         with pytest.raises(CheckpointError) as caught:
             inspect(content, limits=limits)
         assert caught.value.code == code
@@ -256,7 +260,7 @@ def test_an_npz_is_told_from_an_archive_of_images(inspect):
 
 
 def test_a_plain_tar_may_be_longer_than_its_end(inspect):
-    facts, _ = inspect(honest_tar() + bytes(20 * 512))
+    facts, _ = inspect(tar_of(images()) + bytes(20 * 512))
     assert facts.num_train == 12
 
 
@@ -272,5 +276,7 @@ def test_a_published_folder_with_a_broken_image_is_read(shared_data, inspect, tm
     assert read_dataset(target).x_test.shape == (153, 64, 64, 3)
 
 
-def test_folder_of_is_what_the_corpus_starts_from(inspect):
-    assert inspect(folder_of(images()))[0].num_train == 12
+@pytest.mark.parametrize("name", ["zip_folder", "tar", "tar_gz", "tar_zst"])
+def test_the_archives_that_the_corpus_starts_from_are_accepted(name, inspect):
+    facts, _ = inspect(getattr(archive_files, f"honest_{name}")(), num_classes=10)
+    assert (facts.num_train, facts.num_test, facts.num_bad_images) == (20, 10, 0)

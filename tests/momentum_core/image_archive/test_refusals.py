@@ -30,7 +30,7 @@ def test_a_hostile_archive_is_refused_with_its_code(case, tmp_path):
         inspect_open_dataset(
             ByteSource(file.fileno()),
             output.fileno(),
-            num_classes=2,
+            num_classes=10,
             form=FORM,
             limits=DEFAULT_LIMITS,
         )
