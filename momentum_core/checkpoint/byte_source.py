@@ -46,7 +46,8 @@ class ByteSource:
 
     def read_up_to(self, offset: int, num_bytes: int) -> bytes:
         """Return the bytes from `offset`, fewer than `num_bytes` where the file ends."""
-        return self.read_at(offset, max(0, min(num_bytes, self.num_bytes - offset)))
+        at = min(offset, self.num_bytes)
+        return self.read_at(at, min(num_bytes, self.num_bytes - at))
 
     def chunks(self, offset: int, num_bytes: int) -> Iterator[bytes]:
         """Yield `num_bytes` bytes from `offset` in pieces of at most 4 MiB."""

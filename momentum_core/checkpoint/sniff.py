@@ -11,12 +11,14 @@ from momentum_core.checkpoint.torch_legacy import MAGIC_PREFIX
 
 Format = Literal["torch_zip", "torch_legacy", "safetensors"]
 
-_TO_STATE_DICT = f"load it with the library that wrote it, and {SAVE_AGAIN}"
+_FROM_ORIGIN = "send the weights of the PyTorch model that it was made from"
+_FROM_KERAS = f"load it with Keras, copy its weights into the PyTorch model, and {SAVE_AGAIN}"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 # First bytes, what it is, what to do instead.
 _FOREIGN = (
-    (b"GGUF", "a GGUF file", "send the weights it was made from"),
-    (b"ggml", "a GGML file", "send the weights it was made from"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)", _TO_STATE_DICT),
+    (b"GGUF", "a GGUF file", _FROM_ORIGIN),
+    (b"ggml", "a GGML file", _FROM_ORIGIN),
+    (_HDF5, "an HDF5 file (Keras)", _FROM_KERAS),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it and send the checkpoint inside"),
     (b"\x1f\x8b", "a gzip file", "unpack it and send the checkpoint inside"),
     (b"BZh", "a bzip2 file", "unpack it and send the checkpoint inside"),
@@ -33,6 +35,8 @@ _FOREIGN = (
 _ONNX_STARTS = tuple(bytes((8, version)) for version in range(3, 16))
 _PICKLE_PROTOCOLS = tuple(bytes((0x80, version)) for version in range(6))
 _TAR_MAGIC_AT = 257
+_HDF5_PLACES = (512, 1024, 2048)
+"""Where an HDF5 file begins behind a block of the user's own."""
 
 
 def detect_format(source: ByteSource, limits: Limits) -> Format:
@@ -66,13 +70,15 @@ def _foreign(source: ByteSource, head: bytes) -> Exception:
     for start, kind, remedy in _FOREIGN:
         if head.startswith(start):
             return unsupported(kind, remedy)
+    if any(source.read_up_to(at, len(_HDF5)) == _HDF5 for at in _HDF5_PLACES):
+        return unsupported("an HDF5 file (Keras)", _FROM_KERAS)
     if head[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
         return unsupported(
             "a tar archive",
             f"unpack it; if it is a torch file of 2016, open it there and {SAVE_AGAIN}",
         )
     if head.startswith(_ONNX_STARTS) and (b"pytorch" in head or b"onnx" in head or b":" in head):
-        return unsupported("an ONNX model", _TO_STATE_DICT)
+        return unsupported("an ONNX model", _FROM_ORIGIN)
     if head.startswith(_PICKLE_PROTOCOLS):
         return unsupported("a bare pickle, not a file of torch.save", SAVE_AGAIN)
     if _is_text(source.read_up_to(0, 4096)):

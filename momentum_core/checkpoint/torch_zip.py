@@ -110,7 +110,11 @@ def _refuse_other_archives(entries: tuple[ZipEntry, ...]) -> None:
             "load it with torch.jit.load and save its weights: torch.save(m.state_dict(), path)",
         )
     if inner & {"archive_format", "archive_version"} or any("sample_inputs" in n for n in names):
-        raise unsupported("an exported program (.pt2)", SAVE_AGAIN)
+        raise unsupported(
+            "an exported program (.pt2)",
+            "load it with torch.export.load and save its weights: "
+            "torch.save(program.state_dict, path)",
+        )
     if names and all(name.endswith(".npy") for name in names):
         raise unsupported("an .npz of arrays", "send it as data, not as checkpoint")
     if not inner & _TORCH_RECORDS and not any(name.startswith("data/") for name in inner):

@@ -13,8 +13,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from momentum_core.checkpoint import read_checkpoint, write_safetensors
+from momentum_core.checkpoint import DEFAULT_LIMITS, read_checkpoint, write_safetensors
+from momentum_core.checkpoint.byte_source import ByteSource
+from momentum_core.checkpoint.pickle_values import Global, Inert, OrderedMapping, TensorRef
 from momentum_core.checkpoint.tensor import ITEM_TYPES
+from momentum_core.checkpoint.torch_legacy import read_torch_legacy
+from momentum_core.checkpoint.torch_zip import read_torch_zip
+from tests.corpus.torch_forms import Storage, Tensor, legacy_of, zip_of
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -163,6 +168,58 @@ def test_tied_tensors_are_read_under_both_names(is_zip, tmp_path):
     torch.save(weights, tmp_path / "sent", _use_new_zipfile_serialization=is_zip)
     with read_checkpoint(tmp_path / "sent") as checkpoint:
         assert_same(checkpoint, weights)
+
+
+def test_tied_tensors_are_written_once_for_each_name(tmp_path):
+    shared = torch.randn(4, 5)
+    weights = {"embedding": shared, "head": shared, "other": torch.ones(100)}
+    torch.save(weights, tmp_path / "sent")
+    with read_checkpoint(tmp_path / "sent") as checkpoint:
+        write_safetensors(tmp_path / "canonical", checkpoint.tensors)
+    read = safetensors.torch.load_file(tmp_path / "canonical")
+    assert all(torch.equal(read[name], weights[name]) for name in weights)
+    read["head"].zero_()
+    assert torch.equal(read["embedding"], shared)
+    length = int.from_bytes((tmp_path / "canonical").read_bytes()[:8], "little")
+    assert (tmp_path / "canonical").stat().st_size == 8 + length + 4 * (20 + 20 + 100)
+
+
+LOCATIONS = ("cuda:0", "cuda:9999999", "mps", "xla:1", "meta", "hpu:0", "nowhere")
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_where_a_tensor_was_does_not_matter(location, tmp_path):
+    storage = Storage("0", 6, location=location)
+    value, raw = {"a": Tensor(storage, (2, 3), (3, 1))}, np.arange(6, dtype=np.float32).tobytes()
+    expected = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3)}
+    for content in (zip_of(value, {"0": raw}).build(), legacy_of(value, {"0": (6, raw)})):
+        (tmp_path / "sent").write_bytes(content)
+        with read_checkpoint(tmp_path / "sent") as checkpoint:
+            assert_same(checkpoint, expected)
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_what_lies_beside_the_weights_is_never_built(is_zip, tmp_path):
+    path = tmp_path / "sent"
+    torch.save({"state_dict": state(), **SIDE_VALUES}, path, _use_new_zipfile_serialization=is_zip)
+    read = read_torch_zip if is_zip else read_torch_legacy
+    with path.open("rb") as file:
+        value = read(ByteSource(file.fileno()), DEFAULT_LIMITS).value
+    inert = ("args", "best_np", "confusion", "classes", "when", "folder", "device", "log")
+    assert {type(value[name]) for name in inert} == {Inert}
+    assert type(value["history"][2]["loss"]) is Inert
+    assert type(value["dtype"]) is Global
+    plain = (dict, list, tuple, str, int, float, bool, type(None), bytes)
+    ours = (Inert, Global, OrderedMapping, TensorRef)
+
+    def check(one: object) -> None:
+        assert type(one) in plain + ours
+        if isinstance(one, dict):
+            one = list(one.items())
+        for each in one if isinstance(one, list | tuple) else ():
+            check(each)
+
+    check(value)
 
 
 def test_parts_of_one_storage_that_do_not_overlap_are_read(tmp_path):
