@@ -106,6 +106,7 @@ def _legacy_storage(length: int, raw: bytes, tail: bytes = b"") -> Callable[[], 
     return lambda: legacy_of({"a": Tensor(FOUR, (4,), (1,))}, {"0": (length, raw)}) + tail
 
 
+@functools.cache
 def _many_tensors() -> bytes:
     one = Storage("0", 60_000)
     tensors = {f"t{index}": Tensor(one, (1,), (1,), index) for index in range(60_000)}
