@@ -39,11 +39,11 @@ class Evaluation:
     where: str
     """Run and block, for messages."""
 
-    output: Tensor
-    """What the block returned, without its graph."""
+    output: Tensor | None
+    """What the block returned, without its graph, until it is not needed any more."""
 
     root: GradientEdge | None
-    """Where the output hangs in the graph; None if it needs no gradient."""
+    """Where c times the output hangs in the graph; None if it needs no gradient."""
 
     inputs: tuple[GradientEdge | Tensor, ...]
     """Position (if `with_position`), parameters and arguments: what to differentiate for."""

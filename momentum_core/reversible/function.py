@@ -21,10 +21,8 @@ from torch import Tensor
 from momentum_core.errors import ReversibilityError
 from momentum_core.reversible.evaluation import Block, Evaluation
 from momentum_core.reversible.fixed_point import work_dtype
-from momentum_core.reversible.hooks import without_hooks
+from momentum_core.reversible.pull_back import Gradients, carrier, pull_back
 from momentum_core.reversible.tape import Tape
-
-Gradients = list[Tensor | None]
 
 
 @dataclass(slots=True)
@@ -91,15 +89,15 @@ class PassBlock(torch.autograd.Function):
         is_first = grad_w is None
         total = grad_x.clone() if grad_w is None else _add(grad_x, grad_w, tape.gamma)
         grads_rule = _rule_gradients(step, evaluation, total)
-        grad_f = (total * rule.coefficient).to(evaluation.output.dtype)
-        inner = pull_back(evaluation, grad_f)
+        evaluation.output = None
+        inner = pull_back(evaluation, total)
         grad_position = inner.pop(0) if evaluation.with_position else None
         if ctx.needs_input_grad[1]:
             grad_x = grad_x.clone() if is_first else grad_x
             if grad_position is not None:
                 grad_x.add_(grad_position)
             if rule.includes_skip:
-                grad_x.sub_(grad_f)
+                _subtract_scaled(grad_x, total, rule.coefficient)
             if rule.predictor is not None:
                 grad_x.add_(total * rule.predictor)
         else:
@@ -111,6 +109,13 @@ class PassBlock(torch.autograd.Function):
 
 def _add(grad_x: Tensor, grad_w: Tensor, gamma: float) -> Tensor:
     return torch.add(grad_x, grad_w, alpha=gamma, out=grad_w)
+
+
+def _subtract_scaled(grad_x: Tensor, total: Tensor, coefficient: float | Tensor) -> None:
+    if isinstance(coefficient, Tensor):
+        grad_x.sub_(total * coefficient)
+    else:
+        grad_x.sub_(total, alpha=coefficient)
 
 
 class InitialVelocity(torch.autograd.Function):
@@ -133,7 +138,7 @@ class InitialVelocity(torch.autograd.Function):
         step.evaluation = None
         if grad_w is None:
             return None, grad_x, *(None,) * (len(ctx.needs_input_grad) - 2)
-        inner = pull_back(evaluation, grad_w.mul_(step.tape.gamma).to(evaluation.output.dtype))
+        inner = pull_back(evaluation, grad_w)
         grad_position = inner.pop(0) if evaluation.with_position else None
         if grad_x is not None and grad_position is not None:
             grad_x.add_(grad_position)
@@ -156,35 +161,6 @@ class LeaveRun(torch.autograd.Function):
         refuse_double_backward(ctx.tape.name)
         ctx.tape.begin_backward()
         return None, gradients[0]
-
-
-def carrier(like: Tensor) -> Tensor:
-    """Return a tensor of the shape, dtype and device of `like` that stores one element."""
-    strides = (0,) * like.dim()
-    return torch.empty_strided(like.shape, strides, dtype=like.dtype, device=like.device)
-
-
-def pull_back(evaluation: Evaluation, gradient: Tensor) -> Gradients:
-    """Return the gradients of `evaluation.inputs`, given that of its output.
-
-    Hooks on parameters do not run here: autograd runs them once, when it accumulates.
-
-    Raises:
-        ReversibilityError: a parameter needed a gradient in the forward pass and needs none now.
-    """
-    if any(isinstance(tensor, Tensor) and not tensor.requires_grad for tensor in evaluation.inputs):
-        raise ReversibilityError(
-            f"{evaluation.where}: requires_grad was switched off for a parameter between the "
-            "forward and the backward pass; freeze parameters only after backward()",
-            code="changed_before_backward",
-        )
-    root, inputs = evaluation.root, evaluation.inputs
-    if root is None or not inputs:
-        return [None] * len(inputs)
-    with without_hooks(inputs):
-        # Positions come as edges, parameters as tensors; autograd takes them side by side.
-        mixed: Any = inputs
-        return list(torch.autograd.grad((root,), mixed, (gradient,), allow_unused=True))
 
 
 def refuse_double_backward(name: str) -> None:
@@ -220,6 +196,7 @@ def _rule_gradients(step: Step, evaluation: Evaluation, total: Tensor) -> Gradie
     result: Gradients = []
     coefficient, offset, predictor = trainable
     if coefficient is not None:
+        assert evaluation.output is not None
         f = evaluation.output.to(work)
         if block.rule.includes_skip:
             assert seen is not None

@@ -15,9 +15,9 @@ from momentum_core.reversible.function import (
     LeaveRun,
     PassBlock,
     Step,
-    carrier,
 )
 from momentum_core.reversible.prefix import Prefix, pass_prefix
+from momentum_core.reversible.pull_back import carrier
 from momentum_core.reversible.remainder import RemainderStore
 from momentum_core.reversible.run import Run, check_input, refuse_forward_mode
 from momentum_core.reversible.sharding import check_not_sharded
@@ -118,7 +118,8 @@ def initial_block(run: Run) -> Block:
     """Return the initial velocity's module in the form that a tape runs."""
     assert run.initial_velocity is not None
     module, where = run.initial_velocity, run.where_it_starts
-    rule = BlockRule(1.0, includes_skip=False)
+    # What flows between the nodes is the gradient of gamma * v.
+    rule = BlockRule(float(run.gamma), includes_skip=False)
     return Block(module, where, _trained(module, where), rule, (None, None, None), 0.0, False)
 
 

@@ -12,7 +12,8 @@ from momentum_core.reversible import replay
 from momentum_core.reversible.captured import check_captured, edge_of
 from momentum_core.reversible.checksum import checksum
 from momentum_core.reversible.evaluation import Evaluation
-from momentum_core.reversible.function import pull_back, refuse_double_backward
+from momentum_core.reversible.function import refuse_double_backward
+from momentum_core.reversible.pull_back import pull_back
 from momentum_core.reversible.sharding import check_not_sharded
 from momentum_core.reversible.switches import is_exporting
 

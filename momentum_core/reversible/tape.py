@@ -18,6 +18,7 @@ from momentum_core.reversible.captured import check_captured, edge_of
 from momentum_core.reversible.checksum import checksum
 from momentum_core.reversible.evaluation import Block, Evaluation, check_output
 from momentum_core.reversible.fixed_point import work_dtype
+from momentum_core.reversible.pull_back import scaled_root
 from momentum_core.reversible.read import ReadPosition
 from momentum_core.reversible.replay import Circumstances
 from momentum_core.reversible.update import IntegerState, RangeCheck
@@ -72,6 +73,7 @@ class Tape:
         """Set the velocity to what the module of `block` gives at the first position."""
         with self._buffers_restored_if_out_of_range():
             evaluation = self._first_run(block)
+            assert evaluation.output is not None
             self.state.v = self._encode_velocity(evaluation.output)
         return evaluation if keep_graph else None
 
@@ -82,6 +84,7 @@ class Tape:
             ReversibilityError: it does not.
         """
         evaluation = self._second_run(block)
+        assert evaluation.output is not None
         self.state.v.sub_(self._encode_velocity(evaluation.output))
         self.check_reversed()
         return evaluation
@@ -97,7 +100,10 @@ class Tape:
             evaluation = self._first_run(block)
             kept = evaluation if keep_graph else None
             output, seen = evaluation.output, evaluation.seen
+            assert output is not None
             evaluation.seen = None
+            if block.trainable[0] is None:
+                evaluation.output = None
             del evaluation  # its graph is not needed during the update
             self._check.where = block.where
             with torch.no_grad():
@@ -123,6 +129,7 @@ class Tape:
         with torch.no_grad():
             update.rewind_position(self.state)
         evaluation = self._second_run(block)
+        assert evaluation.output is not None
         with torch.no_grad():
             update.rewind_velocity(
                 self.state,
@@ -245,7 +252,7 @@ class Tape:
         return Evaluation(
             block.where,
             output.detach(),
-            edge_of(output),
+            scaled_root(output, block.rule.coefficient, self.dtype),
             inputs,
             position is not None,
             x.detach() if version_of(x) == 0 else None,
