@@ -26,13 +26,8 @@ from momentum_core.checkpoint.byte_source import ByteSource
 from momentum_core.checkpoint.inspection import inspect_open_checkpoint
 from momentum_core.checkpoint.limits import Limits
 from momentum_core.errors import CheckpointError, DataError, MomentumError
-from worker.contract.sandbox import (
-    Allowance,
-    SandboxError,
-    SandboxReport,
-    close_sandbox,
-    end_with_parent,
-)
+from worker.contract.lifeline import die_with_parent
+from worker.contract.sandbox import Allowance, SandboxError, SandboxReport, close_sandbox
 
 _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -43,9 +38,10 @@ def main() -> int:
     # This process ends with its one file; going through millions of values for cycles is time lost.
     gc.disable()
     request: dict[str, Any] = json.loads(sys.stdin.readline())
+    # Without the parent there is no clock.
+    die_with_parent(request["parent"])
     _load_what_is_loaded_late()
     try:
-        end_with_parent(request["parent"])
         answer: dict[str, Any] = {"facts": _answer(request)}
     except MomentumError as error:
         answer = {"error": _refusal(request, error.code, str(error), type(error))}

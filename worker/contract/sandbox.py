@@ -10,7 +10,6 @@ import ctypes
 import errno
 import os
 import resource
-import signal
 import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ LAYERS = (
 )
 """The layers, in the order in which they go up: each needs what a later one takes away."""
 
-_SET_DEATH_SIGNAL, _SET_NO_NEW_PRIVS = 1, 38
+_SET_NO_NEW_PRIVS = 38
 # Both words of the header: version 3 of the call, this process.
 _CAPABILITIES_HEADER = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)
 _NO_CAPABILITIES = bytes(24)
@@ -91,28 +90,13 @@ def close_sandbox(
         try:
             _put_up(name, allowance, keep)
         except (OSError, ValueError) as error:
-            raise _not_put_up(name, error) from error
+            raise SandboxError(
+                f"the inspector's layer {name} cannot be put up on this machine ({error}); "
+                "docs/security.md says what each layer needs"
+            ) from error
     return SandboxReport(
         tuple(name for name in LAYERS if name in layers and name not in missing), missing
     )
-
-
-def end_with_parent(parent: int) -> None:
-    """Have this process killed when its parent dies, so that none is left without a clock.
-
-    Args:
-        parent: id of the process that started this one.
-
-    Raises:
-        SandboxError: this platform should be able to, and is not.
-    """
-    try:
-        if sys.platform == "linux":
-            _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
-    except OSError as error:
-        raise _not_put_up("end with the parent", error) from error
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _why_missing(name: str) -> str:
@@ -141,13 +125,6 @@ def _put_up(name: str, allowance: Allowance, keep: Collection[int]) -> None:
             landlock.install()
         case "seccomp":
             seccomp.install()
-
-
-def _not_put_up(name: str, error: Exception) -> SandboxError:
-    return SandboxError(
-        f"the inspector's layer {name} cannot be put up on this machine ({error}); "
-        "docs/security.md says what each layer needs"
-    )
 
 
 def _limit_resources(allowance: Allowance) -> None:
