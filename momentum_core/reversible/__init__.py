@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from momentum_core.reversible.fraction import round_gamma
+from momentum_core.reversible.held import held_state
 from momentum_core.reversible.inverse import MomentumState
 from momentum_core.reversible.recomputed import Recomputed
 from momentum_core.reversible.scheme import scheme_coefficients
 from momentum_core.reversible.stack import MomentumStack
 
-__all__ = ["MomentumStack", "MomentumState", "Recomputed", "round_gamma", "scheme_coefficients"]
+__all__ = [
+    "MomentumStack",
+    "MomentumState",
+    "Recomputed",
+    "held_state",
+    "round_gamma",
+    "scheme_coefficients",
+]

@@ -50,8 +50,11 @@ class RemainderStore:
 
     def held_bytes(self) -> int:
         """Return the bytes of memory that the store holds now."""
-        words = 0 if self._word is None else self._word.nbytes
-        return words + sum(plane.nbytes for plane in self._bytes)
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the word, if there is one yet, and the spilled bytes."""
+        return (*(() if self._word is None else (self._word,)), *self._bytes)
 
     def is_empty(self) -> bool:
         """Return whether nothing is held: no multiplication, no byte, and a word of zeros."""

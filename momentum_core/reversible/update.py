@@ -56,7 +56,11 @@ class IntegerState:
 
     def held_bytes(self) -> int:
         """Return the bytes of memory that the state holds."""
-        return self.x.nbytes + self.v.nbytes + self.store.held_bytes()
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the tensors that the state consists of."""
+        return (self.x, self.v, *self.store.tensors())
 
 
 class RangeCheck:

@@ -1,26 +1,23 @@
-"""What a training step holds in memory, counted tensor by tensor.
+"""Measure a training step: bytes held after the forward pass and at the peak, and seconds.
 
-Every tensor that an operator returns is counted from then until its storage is freed. What kernels
-allocate and free within one operator is not seen. The peak is above parameters, gradients, buffers
-and input, all of which exist before the step; so the figures of two models can be compared.
+The peak is above parameters, gradients, buffers and input, all of which exist before the step; so
+the figures of two models can be compared.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from momentum_core.memory.tracker import Category, MemoryTracker
+from momentum_core.reversible import held_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,79 +34,11 @@ class StepMeasurement:
     peak_bytes: int
     """Most that was ever held at once, above parameters, gradients, buffers and input."""
 
+    peak_by_category: Mapping[Category, int]
+    """What was alive at the peak; all but the first four kinds above add up to `peak_bytes`."""
+
     seconds: float
     """Median over the repetitions, measured without counting."""
-
-
-class MemoryTracker(TorchDispatchMode):
-    """Counts the bytes of storages that operators make while the tracker is active.
-
-    Attributes:
-        current_bytes: bytes alive now.
-        peak_bytes: most bytes that were alive at once.
-    """
-
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        """Start at zero.
-
-        Args:
-            known: tensors that exist already and are not counted.
-        """
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.current_bytes = 0
-        self.peak_bytes = 0
-        self._sizes: dict[int, int] = {}
-        self._watches: dict[int, weakref.ref[Any]] = {}
-        for tensor in known:
-            self._watch(tensor, counted=False)
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the operator and count the storages of its results."""
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._watch(leaf, counted=True)
-        return result
-
-    def __enter__(self) -> Self:
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, value, trace)  # type: ignore[no-untyped-call]
-
-    def _watch(self, tensor: Tensor, *, counted: bool) -> None:
-        storage = tensor.untyped_storage()
-        key = id(storage)
-        size = storage.nbytes() if counted else 0
-        if key in self._watches:
-            # An operator with `out=` may have resized it.
-            if self._sizes[key]:
-                self._add(size - self._sizes[key])
-                self._sizes[key] = size
-            return
-        self._sizes[key] = size
-        self._watches[key] = weakref.ref(storage, lambda _: self._forget(key))
-        self._add(size)
-
-    def _forget(self, key: int) -> None:
-        del self._watches[key]
-        self._add(-self._sizes.pop(key))
-
-    def _add(self, size: int) -> None:
-        self.current_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.current_bytes)
 
 
 def measure_training_step(
@@ -175,14 +104,15 @@ def _measurement(
     model: nn.Module, images: Tensor, labels: Tensor, seconds: float
 ) -> StepMeasurement:
     parameters = [p for p in model.parameters() if p.requires_grad]
-    activation_bytes, peak_bytes = _count_step(model, images, labels)
+    activation_bytes, tracker = _count_step(model, images, labels)
     return StepMeasurement(
         parameter_bytes=_num_bytes(model.parameters()),
         gradient_bytes=_num_bytes(parameters),
         buffer_bytes=_num_bytes(model.buffers()),
         input_bytes=_num_bytes([images, labels]),
         activation_bytes=activation_bytes,
-        peak_bytes=peak_bytes,
+        peak_bytes=tracker.peak_bytes,
+        peak_by_category=tracker.peak_by_category,
         seconds=seconds,
     )
 
@@ -199,14 +129,21 @@ def _timed_step(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _count_step(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[int, int]:
-    """Return the bytes held after the forward pass, and the peak."""
-    held = [p.grad for p in model.parameters() if p.grad is not None]
-    with MemoryTracker([*model.parameters(), *model.buffers(), *held, images, labels]) as tracker:
+def _count_step(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[int, MemoryTracker]:
+    """Return the bytes held after the forward pass, and the tracker of the whole step."""
+    known: dict[Category, Iterable[Tensor]] = {
+        Category.PARAMETERS: list(model.parameters()),
+        Category.GRADIENTS: [p.grad for p in model.parameters() if p.grad is not None],
+        Category.BUFFERS: list(model.buffers()),
+        Category.INPUT: [images, labels],
+    }
+    with MemoryTracker(known) as tracker:
         loss = F.cross_entropy(model(images), labels)
         activation_bytes = tracker.current_bytes
+        tracker.file(held_state(loss), Category.REVERSIBLE_STATE)
+        tracker.category = Category.TEMPORARIES
         loss.backward()  # type: ignore[no-untyped-call]
-    return activation_bytes, tracker.peak_bytes
+    return activation_bytes, tracker
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,0 +1,18 @@
+"""What a training step holds in memory, counted tensor by tensor."""
+
+from __future__ import annotations
+
+from momentum_core.memory.step import (
+    StepMeasurement,
+    measure_side_by_side,
+    measure_training_step,
+)
+from momentum_core.memory.tracker import Category, MemoryTracker
+
+__all__ = [
+    "Category",
+    "MemoryTracker",
+    "StepMeasurement",
+    "measure_side_by_side",
+    "measure_training_step",
+]
