@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-_KEPT_UNSEEN_BYTES = 2**20
+_KEPT_UNSEEN_BYTES = 2**16
+"""On an accelerator a copy up to this size is kept without asking whether it is needed."""
 
 
 @dataclass(frozen=True, slots=True)

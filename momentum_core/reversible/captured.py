@@ -46,6 +46,8 @@ def check_captured(root: Node, block: nn.Module, known: Iterable[Tensor], where:
 
 def edge_of(tensor: Tensor) -> GradientEdge | None:
     """Return where `tensor` hangs in its graph, or None if it needs no gradient."""
+    if tensor.grad_fn is not None:
+        return GradientEdge(tensor.grad_fn, tensor.output_nr)
     return get_gradient_edge(tensor) if tensor.requires_grad else None
 
 

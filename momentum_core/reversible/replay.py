@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from momentum_core.errors import ReversibilityError, StateRangeError
 from momentum_core.reversible import buffers
 from momentum_core.reversible.buffers import Buffer, version_of
-from momentum_core.reversible.sharding import is_sharded, sharded_error
+from momentum_core.reversible.sharding import is_freed, is_sharded, sharded_error
 from momentum_core.reversible.switches import Switches
 
 BlockCall = Callable[[], Tensor]
@@ -126,7 +126,7 @@ def check_unchanged(circumstances: Circumstances, where: str) -> None:
     for owner, name, parameter in circumstances.parameters:
         # A scripted module's table is no dictionary.
         held = dict(owner._parameters.items()).get(name)
-        if is_sharded(parameter) or (held is not None and is_sharded(held)):
+        if is_freed(parameter) or (held is not parameter and held is not None and is_sharded(held)):
             raise sharded_error(where)
         if held is not parameter:
             raise _changed(where, f"parameter {name!r} was replaced")

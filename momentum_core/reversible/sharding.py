@@ -20,9 +20,8 @@ def check_not_sharded(module: nn.Module, where: str) -> None:
     Raises:
         ReversibilityError: it is so; `where` names run and block.
     """
-    for submodule in module.modules():
-        if any(kind.__name__ in _WRAPPERS for kind in type(submodule).__mro__):
-            raise sharded_error(where)
+    if any(_is_wrapper(type(submodule)) for submodule in module.modules()):
+        raise sharded_error(where)
     if any(is_sharded(parameter) for parameter in module.parameters()):
         raise sharded_error(where)
 
@@ -30,10 +29,13 @@ def check_not_sharded(module: nn.Module, where: str) -> None:
 def is_sharded(parameter: Tensor) -> bool:
     """Return whether `parameter` is a shard, or lives in memory that a wrapper frees and fills."""
     # By name and mark: importing torch.distributed here would cost every user a second.
-    if type(parameter).__name__ == "DTensor":
+    if type(parameter).__name__ == "DTensor" or is_freed(parameter):
         return True
-    if any(getattr(owner, "_is_flat_param", False) for owner in (parameter, parameter._base)):
-        return True
+    return any(getattr(owner, "_is_flat_param", False) for owner in (parameter, parameter._base))
+
+
+def is_freed(parameter: Tensor) -> bool:
+    """Return whether a wrapper has freed the memory of `parameter` for the time being."""
     if parameter.layout != torch.strided or parameter.numel() == 0:
         return False
     return parameter.untyped_storage().nbytes() == 0
@@ -47,3 +49,7 @@ def sharded_error(where: str) -> ReversibilityError:
         "a whole",
         code="sharded_parameters",
     )
+
+
+def _is_wrapper(kind: type[nn.Module]) -> bool:
+    return any(base.__name__ in _WRAPPERS for base in kind.__mro__)

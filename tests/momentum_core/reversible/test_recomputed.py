@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -50,6 +51,49 @@ def test_a_weight_that_changes_before_backward_is_an_error():
     with pytest.raises(ReversibilityError, match="changed") as caught:
         output.sum().backward()
     assert caught.value.code == "changed_before_backward"
+
+
+def _through_data(recomputed: Recomputed) -> None:
+    recomputed[0].weight.data.add_(1)
+
+
+def _by_a_fused_optimizer(recomputed: Recomputed) -> None:
+    for parameter in recomputed.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.Adam(recomputed.parameters(), lr=0.1, fused=True).step()
+
+
+@pytest.mark.parametrize("change", [_through_data, _by_a_fused_optimizer])
+def test_a_weight_that_changes_unseen_is_found_out(change: Callable[[Recomputed], None]) -> None:
+    recomputed = Recomputed(nn.Linear(3, 3), nn.Tanh())
+    output = recomputed(torch.ones(2, 3))
+    change(recomputed)
+    with pytest.raises(ReversibilityError, match="recomputed Linear, Tanh: ") as caught:
+        output.sum().backward()
+    assert caught.value.code in ("not_deterministic", "changed_before_backward")
+
+
+def test_what_the_caller_writes_into_the_output_is_no_change() -> None:
+    recomputed = Recomputed(nn.Linear(3, 3))
+    output = recomputed(torch.ones(2, 3))
+    output.detach().zero_()
+    output.sum().backward()
+    assert torch.equal(recomputed[0].weight.grad, torch.full((3, 3), 2.0))
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(ReversibilityError, match="create_graph=True") as caught:
+        torch.autograd.grad(Recomputed(nn.Linear(3, 3))(x).sum(), x, create_graph=True)
+    assert caught.value.code == "double_backward"
+
+
+def test_freezing_between_the_passes_is_refused() -> None:
+    recomputed = Recomputed(nn.Linear(3, 3), nn.Tanh())
+    output = recomputed(torch.ones(2, 3))
+    recomputed[0].weight.requires_grad_(False)
+    with pytest.raises(ReversibilityError, match="requires_grad was switched off"):
+        output.sum().backward()
 
 
 def test_without_gradients_nothing_is_recorded():
