@@ -28,7 +28,7 @@ _HEAD_BYTES = 1 << 12
 # numpy writes the keys sorted, padded with spaces; nothing else is needed.
 _HEADER = re.compile(
     rb"\{'descr': '([<>|=][a-zA-Z][0-9]{0,4})', 'fortran_order': (True|False), "
-    rb"'shape': \(([0-9L, ]{0,200})\), ?\}\s*\n?"
+    rb"'shape': \(((?:[0-9]{1,20}L?, ?)*|(?:[0-9]{1,20}L?, ?)+[0-9]{1,20}L?)\), ?\}\s*\n?"
 )
 _LABEL_TYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8")
 _REMEDY = "save it with numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"
@@ -177,11 +177,17 @@ def _header(source: ByteSource, name: str, entry: ZipEntry, limits: Limits) -> _
         head = piece[:_HEAD_BYTES]
         if head:
             break
-    wide = head[6:7] in (b"\x02", b"\x03")
+    version = head[6:8]
+    wide = version in (b"\x02\0", b"\x03\0")
     start = 12 if wide else 10
     length = int.from_bytes(head[8:start], "little")
     header = _HEADER.fullmatch(head[start : start + length])
-    if not head.startswith(_MAGIC) or len(head) < start + length or header is None:
+    if (
+        not head.startswith(_MAGIC)
+        or not (wide or version == b"\x01\0")
+        or len(head) < start + length
+        or header is None
+    ):
         raise refuse("malformed_file", f"{name} has no header of a plain array; {_REMEDY}")
     dtype, order, dimensions = header.groups()
     shape = tuple(int(part.rstrip(b"L")) for part in dimensions.split(b",") if part.strip())

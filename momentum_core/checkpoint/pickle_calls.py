@@ -140,8 +140,8 @@ class Calls:
         return TensorRef(storage, dtype or storage.dtype, first, shape, steps)
 
     def _tensor_v2(self, arguments: tuple[object, ...]) -> TensorRef:
-        if len(arguments) not in (6, 7):
-            raise refuse("malformed_file", "a tensor has the wrong number of properties")
+        if len(arguments) not in (6, 7) or type(arguments[4]) is not bool:
+            raise refuse("malformed_file", "a tensor has the wrong properties")
         if len(arguments) == 7 and arguments[6]:
             raise refuse(
                 "unsupported_dtype",
@@ -210,9 +210,16 @@ def _ordered_mapping(arguments: tuple[object, ...]) -> OrderedMapping:
 
 
 def mapping_key(value: object) -> object:
-    """Return a key that is safe to hash: a scalar, or an inert stand-in for anything else."""
+    """Return a key that is safe to hash: a scalar, or an inert stand-in for what Python would hash.
+
+    Raises:
+        CheckpointError: `malformed_file`, for a key that no mapping can have.
+    """
     if value is None or type(value) in (str, int, float, bool, bytes):
         return value
+    items = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(item, list | dict) for item in items):
+        raise refuse("malformed_file", "a mapping in the file has a list or a mapping as a key")
     return Inert("key")
 
 

@@ -19,6 +19,7 @@ _MAX_OTHER_ENTRIES = 64
 _MAX_NOTE_BYTES = 64
 _TORCH_RECORDS = {"data.pkl", "version", "byteorder", ".format_version"}
 _VERSIONS = tuple(str(version).encode() for version in range(1, 11))
+_NUMBER_NOTES = (".format_version", ".storage_alignment", ".data/serialization_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ def _records(entries: tuple[ZipEntry, ...]) -> dict[str, ZipEntry]:
                 "unsafe_archive",
                 f"entry {shown(entry.name)} is compressed or a link; torch.save stores plain bytes",
             )
-    if "data.pkl" not in records:
-        raise refuse("malformed_file", f"the archive has no data.pkl; {SAVE_AGAIN}")
+    for name in ("data.pkl", "version"):
+        if name not in records:
+            raise refuse("malformed_file", f"the archive has no {name}; {SAVE_AGAIN}")
     if len(roots) != 1 or len(records) != len(entries):
         raise refuse("malformed_file", "the entries of the archive lie in different folders")
     return records
@@ -142,19 +144,27 @@ def _records(entries: tuple[ZipEntry, ...]) -> dict[str, ZipEntry]:
 
 def _check_notes(source: ByteSource, records: dict[str, ZipEntry]) -> None:
     for name, allowed in (("version", _VERSIONS), ("byteorder", (b"little",))):
-        entry = records.get(name)
-        if entry is None:
-            continue
-        if entry.num_bytes > _MAX_NOTE_BYTES:
-            raise refuse("malformed_file", f"record {name} is too long")
-        note = source.read_at(entry.offset, entry.num_bytes).strip()
-        if note not in allowed:
+        note = _note(source, records, name)
+        if note is not None and note not in allowed:
             raise refuse(
                 "malformed_file",
                 f"record {name} says {shown(note.decode('ascii', 'replace'))}; expected "
                 f"{shown(allowed[0].decode())}; save the file on a little-endian machine "
                 "with a released torch",
             )
+    for name in _NUMBER_NOTES:
+        note = _note(source, records, name)
+        if note is not None and not note.isdigit():
+            raise refuse("malformed_file", f"record {name} is no number; {SAVE_AGAIN}")
+
+
+def _note(source: ByteSource, records: dict[str, ZipEntry], name: str) -> bytes | None:
+    entry = records.get(name)
+    if entry is None:
+        return None
+    if entry.num_bytes > _MAX_NOTE_BYTES:
+        raise refuse("malformed_file", f"record {name} is too long")
+    return source.read_at(entry.offset, entry.num_bytes).strip()
 
 
 def _check_record(source: ByteSource, entry: ZipEntry) -> None:

@@ -27,6 +27,9 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
+# Speed of packing, sizes behind the content, names in UTF-8.
+_KNOWN_FLAGS = 0x6 | 0x8 | 0x800
+_DOS_FOLDER = 0x10
 _MAX_NAME_BYTES = 1024
 _UNIX = 3
 
@@ -181,11 +184,12 @@ def _find_directory(source: ByteSource) -> tuple[int, int, int]:
         _, _, end64_at, _ = _LOCATOR64.unpack(locator)
         if end64_at != locator_at - _END64.size:
             raise refuse("unsafe_archive", "the archive's 64-bit end record is misplaced")
-        signature, _, _, _, disk64, first64, here64, total64, size64, start64 = _END64.unpack(
+        signature, rest, _, _, disk64, first64, here64, total64, size64, start64 = _END64.unpack(
             source.read_at(end64_at, _END64.size)
         )
-        if signature != b"PK\x06\x06":
-            raise refuse("unsafe_archive", "the archive's 64-bit end record is missing")
+        # The length counts what comes behind it.
+        if signature != b"PK\x06\x06" or rest != _END64.size - 12:
+            raise refuse("unsafe_archive", "the archive's 64-bit end record is missing or odd")
         for short, long, full in (
             (here, here64, 0xFFFF),
             (total, total64, 0xFFFF),
@@ -222,17 +226,22 @@ def _read_entry(
     size, packed, header = _widened(extra, size, packed, header)
     if flags & _ENCRYPTED_FLAGS:
         raise refuse("unsafe_archive", f"entry {shown(name)} is encrypted")
-    if method not in (STORED, DEFLATED) or disk:
+    if method not in (STORED, DEFLATED) or disk or flags & ~_KNOWN_FLAGS:
         raise refuse("unsafe_archive", f"entry {shown(name)} is packed in a way that is not read")
     if method == STORED and packed != size:
         raise refuse("unsafe_archive", f"entry {shown(name)} declares two sizes")
+    if attributes & _DOS_FOLDER and not name.endswith("/"):
+        # miniz, and so torch, gives memory as it finds it for the bytes of a "folder".
+        raise refuse("unsafe_archive", f"entry {shown(name)} says that it is a folder")
     local = source.read_at(header, _LOCAL.size) if header < directory_start else b""
     if not local.startswith(b"PK\x03\x04"):
         raise refuse("unsafe_archive", f"entry {shown(name)} has no header of its own")
     _, _, local_flags, local_method, _, _, _, _, _, local_name, local_extra = _LOCAL.unpack(local)
     offset = header + _LOCAL.size + local_name + local_extra
-    own_name = source.read_at(header + _LOCAL.size, local_name)
-    if (own_name, local_method, local_flags) != (raw_name, method, flags):
+    own = source.read_at(header + _LOCAL.size, local_name + local_extra)
+    if not _is_well_formed(extra) or not _is_well_formed(own[local_name:]):
+        raise refuse("unsafe_archive", f"a header of entry {shown(name)} is damaged")
+    if (own[:local_name], local_method, local_flags) != (raw_name, method, flags):
         raise refuse("unsafe_archive", f"the two headers of entry {shown(name)} differ")
     if offset + packed > directory_start:
         raise refuse("unsafe_archive", f"entry {shown(name)} runs into the directory")
@@ -248,6 +257,14 @@ def _decoded(raw_name: bytes) -> str:
         return raw_name.decode("utf-8")
     except UnicodeDecodeError:
         return raw_name.decode("cp437")
+
+
+def _is_well_formed(extra: bytes) -> bool:
+    """Whether extra fields, each with its number and its length, fill their place exactly."""
+    at = 0
+    while at + 4 <= len(extra):
+        at += 4 + int.from_bytes(extra[at + 2 : at + 4], "little")
+    return at == len(extra)
 
 
 def _widened(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:

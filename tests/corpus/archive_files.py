@@ -39,6 +39,10 @@ def tar_members() -> list[TarMember]:
     return [TarMember(name, content) for name, content in images().items()]
 
 
+def tar_of(files: dict[str, bytes]) -> bytes:
+    return raw_tar([TarMember(name, content) for name, content in files.items()])
+
+
 @functools.cache
 def honest_zip_folder() -> bytes:
     """A small honest archive that is accepted."""
@@ -48,7 +52,7 @@ def honest_zip_folder() -> bytes:
 @functools.cache
 def honest_tar() -> bytes:
     """The same as a tar archive."""
-    return raw_tar(tar_members())
+    return tar_of(images())
 
 
 def honest_tar_gz() -> bytes:

@@ -20,6 +20,7 @@ class Entry:
     made_by: int = 0
     shares_header_of: int | None = None
     header_offset: int | None = None
+    extra: bytes = b""
 
 
 def raw_zip(entries: list[Entry], *, prefix: bytes = b"", comment: bytes = b"") -> bytes:
@@ -38,8 +39,10 @@ def raw_zip(entries: list[Entry], *, prefix: bytes = b"", comment: bytes = b"") 
         at = len(out)
         if entry.shares_header_of is None:
             fields = (20, entry.flags, entry.method, 0, 0, crc, len(packed), size)
-            out += struct.pack("<4s5H3L2H", b"PK\x03\x04", *fields, len(local_name), 0)
-            out += local_name + packed
+            out += struct.pack(
+                "<4s5H3L2H", b"PK\x03\x04", *fields, len(local_name), len(entry.extra)
+            )
+            out += local_name + entry.extra + packed
         else:
             at = headers[entry.shares_header_of]
         headers.append(at)
