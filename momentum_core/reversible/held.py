@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import Node
 
 from momentum_core.reversible.function import LeaveRun
 
@@ -15,11 +15,12 @@ def held_state(output: Tensor) -> list[Tensor]:
     Runs inside the blocks of another run are not in that graph: they live while their block runs.
     """
     state: list[Tensor] = []
-    waiting = [] if output.grad_fn is None else [output.grad_fn]
-    seen: set[Node] = set(waiting)
+    waiting: list[Any] = [] if output.grad_fn is None else [output.grad_fn]
+    seen = set(waiting)
     while waiting:
         node = waiting.pop()
-        if isinstance(node, BackwardCFunction) and node._forward_cls is LeaveRun:
+        is_run = getattr(node, "_forward_cls", None) is LeaveRun
+        if is_run and node.tape is not None:  # None once its backward pass has begun
             state += node.tape.state.tensors()
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
