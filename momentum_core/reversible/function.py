@@ -152,15 +152,28 @@ class LeaveRun(torch.autograd.Function):
     def forward(ctx: Any, tape: Tape, x: Tensor) -> Tensor:
         """Return the last position as floats; NaN all over if a deferred range check failed."""
         ctx.set_materialize_grads(False)
-        ctx.tape = tape
+        ctx.tape, ctx.name = tape, tape.name
         return tape.finish()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         """Open the backward pass, which may happen once."""
-        refuse_double_backward(ctx.tape.name)
-        ctx.tape.begin_backward()
+        refuse_double_backward(ctx.name)
+        # The loss holds this node, often into the next step: the state must not live as long.
+        tape, ctx.tape = ctx.tape, None
+        if tape is None:
+            raise used_up(ctx.name)
+        tape.begin_backward()
         return None, gradients[0]
+
+
+def used_up(name: str) -> ReversibilityError:
+    """Make the error for a second backward pass; `name` names the run."""
+    return ReversibilityError(
+        f"{name}: its state was rewound by an earlier backward pass and is gone; run the forward "
+        "pass again before a second backward (retain_graph cannot help)",
+        code="second_backward",
+    )
 
 
 def refuse_double_backward(name: str) -> None:

@@ -58,7 +58,6 @@ class Tape:
         """What the blocks before the first of the tape depended on."""
 
         self._history: list[Circumstances] = []
-        self._consumed = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -154,19 +153,11 @@ class Tape:
         return output if failed is None else output.masked_fill_(failed, float("nan"))
 
     def begin_backward(self) -> None:
-        """Allow one backward pass.
+        """Open the backward pass.
 
         Raises:
-            ReversibilityError: there was one already.
             StateRangeError: a deferred range check failed.
         """
-        if self._consumed:
-            raise ReversibilityError(
-                f"{self.name}: its state was rewound by an earlier backward pass and is gone; "
-                "run the forward pass again before a second backward (retain_graph cannot help)",
-                code="second_backward",
-            )
-        self._consumed = True
         self.raise_if_out_of_range()
 
     def raise_if_out_of_range(self) -> None:

@@ -191,3 +191,18 @@ def test_a_pass_is_freed_with_its_output(make_blocks, make_input, use, kind, bac
     use(stack, y)
     del y
     assert [reference() for reference in held] == [None] * 4
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("backward", ["reversible", "stored"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "attention"])
+def test_the_state_is_freed_by_the_backward_pass_though_the_loss_lives_on(
+    make_blocks, make_input, kind, backward
+):
+    stack = MomentumStack(make_blocks(kind, 4), gamma=0.9, backward=backward)
+    y = stack(make_input(kind).requires_grad_())
+    held = [weakref.ref(one) for one in (y.grad_fn.tape.state.x, y.grad_fn.tape.state.store)]
+    loss = y.sum()
+    loss.backward()
+    assert [reference() for reference in held] == [None] * 2
+    assert loss.grad_fn is not None
