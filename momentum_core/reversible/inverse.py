@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from momentum_core.errors import ReversibilityError
 from momentum_core.reversible.evaluation import Block
 from momentum_core.reversible.passes import create_tape, initial_block
 from momentum_core.reversible.prefix import Prefix
@@ -19,6 +20,7 @@ class MomentumState:
         self._tape = tape
         self._blocks = blocks
         self._initial = initial
+        self._is_used_up = False
 
     @property
     def x(self) -> Tensor:
@@ -60,6 +62,13 @@ def rewind_run(state: MomentumState) -> Tensor:
         ReversibilityError: it was used up before, or a block did not compute the same again.
     """
     tape = state._tape
+    if state._is_used_up:
+        raise ReversibilityError(
+            f"{tape.name}: this state was rewound before, so it is used up; advance again to get "
+            "another one",
+            code="second_backward",
+        )
+    state._is_used_up = True
     tape.begin_backward()
     for block in reversed(state._blocks):
         tape.rewind(block)
