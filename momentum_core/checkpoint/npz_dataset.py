@@ -28,7 +28,7 @@ _HEAD_BYTES = 1 << 12
 # numpy writes the keys sorted, padded with spaces; nothing else is needed.
 _HEADER = re.compile(
     rb"\{'descr': '([<>|=][a-zA-Z][0-9]{0,4})', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:[0-9]{1,20}L?, ?)*|(?:[0-9]{1,20}L?, ?)+[0-9]{1,20}L?)\), ?\}\s*\n?"
+    rb"'shape': \(((?:[0-9]{1,20}L?, ?)*|(?:[0-9]{1,20}L?, ?)+[0-9]{1,20}L?)\), ?\} *\n?"
 )
 _LABEL_TYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8")
 _REMEDY = "save it with numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"

@@ -14,6 +14,7 @@ from momentum_core.checkpoint.pickle_values import (
     TensorRef,
 )
 from momentum_core.checkpoint.refusal import SAVE_AGAIN, refuse, shown
+from momentum_core.checkpoint.tensor import span
 
 # Beyond this a number is not a size of anything: it was made to overflow somebody's arithmetic.
 MAX_COUNT = 1 << 60
@@ -64,6 +65,8 @@ class Calls:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._num_tensors = 0
+        self.all_inside = True
+        """Whether every tensor lies in its storage, also those that no name keeps."""
         self._table: dict[str, Callable[[tuple[object, ...]], object]] = {
             "collections.OrderedDict": _ordered_mapping,
             "torch._utils._rebuild_tensor": self._tensor,
@@ -137,6 +140,8 @@ class Calls:
                 f"a tensor has {len(shape)} dimensions and {len(steps)} strides",
             )
         first = count(offset, "storage offset") + storage.first
+        if first + span(shape, steps) > storage.num_elements:
+            self.all_inside = False
         return TensorRef(storage, dtype or storage.dtype, first, shape, steps)
 
     def _tensor_v2(self, arguments: tuple[object, ...]) -> TensorRef:

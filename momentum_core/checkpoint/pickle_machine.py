@@ -55,6 +55,11 @@ class PickleMachine:
         """Position in the file behind the last pickle that was read."""
         return self._base + self._at
 
+    @property
+    def all_inside(self) -> bool:
+        """Whether every tensor that was described lies in its storage."""
+        return self._calls.all_inside
+
     def load(self, persistent_load: PersistentLoad | None = None) -> object:
         """Read the next pickle and return its value.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from momentum_core.checkpoint.byte_source import ByteSource
 from momentum_core.checkpoint.limits import DEFAULT_LIMITS, Limits
-from momentum_core.checkpoint.refusal import refuse
+from momentum_core.checkpoint.refusal import SAVE_AGAIN, refuse
 from momentum_core.checkpoint.safetensors_reader import read_safetensors
 from momentum_core.checkpoint.sniff import Format, detect_format
 from momentum_core.checkpoint.state_dict import place_tensors, select_weights, without_prefix
@@ -68,6 +68,11 @@ def parse_checkpoint(source: ByteSource, limits: Limits) -> Checkpoint:
         loaded = read(source, limits)
         selection = select_weights(loaded.value)
         tensors = place_tensors(source, selection.tensors, loaded.places, limits)
+        if not loaded.all_inside:
+            raise refuse(
+                "tensor_out_of_bounds",
+                f"a tensor beside the weights reaches beyond its stored elements; {SAVE_AGAIN}",
+            )
         ignored = selection.ignored
     if not tensors:
         raise refuse("malformed_file", "the file holds no tensors; send a trained checkpoint")

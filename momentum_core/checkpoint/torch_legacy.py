@@ -50,7 +50,8 @@ def read_torch_legacy(source: ByteSource, limits: Limits) -> LoadedPickle:
         raise refuse("malformed_file", f"the file does not list its storages; {SAVE_AGAIN}")
     if len(keys) != len(storages) or set(keys) != set(storages):
         raise refuse("malformed_file", "the file lists other storages than it describes")
-    return LoadedPickle(value, _places(source, machine.position, keys, storages))
+    places = _places(source, machine.position, keys, storages)
+    return LoadedPickle(value, places, machine.all_inside)
 
 
 def _view(storage: StorageRef, view: object, views: dict[str, StorageRef]) -> StorageRef:

@@ -29,10 +29,12 @@ class LoadedPickle:
     Attributes:
         value: mappings, lists and scalars with `TensorRef`s among them.
         places: by storage key, position of its first byte.
+        all_inside: whether every tensor lies in its storage, also one that is not used.
     """
 
     value: object
     places: dict[str, int]
+    all_inside: bool
 
 
 def read_torch_zip(source: ByteSource, limits: Limits) -> LoadedPickle:
@@ -64,7 +66,8 @@ def read_torch_zip(source: ByteSource, limits: Limits) -> LoadedPickle:
     value = machine.load(persistent_load)
     if machine.position != end:
         raise refuse("malformed_file", f"bytes follow the description of the weights; {SAVE_AGAIN}")
-    return LoadedPickle(value, {key: records[f"data/{key}"].offset for key in storages})
+    places = {key: records[f"data/{key}"].offset for key in storages}
+    return LoadedPickle(value, places, machine.all_inside)
 
 
 def storage_of(identifier: tuple[object, ...], *, num_fields: int) -> StorageRef:

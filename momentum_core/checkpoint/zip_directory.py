@@ -30,6 +30,7 @@ _ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
 # Speed of packing, sizes behind the content, names in UTF-8.
 _KNOWN_FLAGS = 0x6 | 0x8 | 0x800
 _DOS_FOLDER = 0x10
+_NEWEST_VERSION = 63
 _MAX_NAME_BYTES = 1024
 _UNIX = 3
 
@@ -181,8 +182,8 @@ def _find_directory(source: ByteSource) -> tuple[int, int, int]:
     locator_at = end_at - _LOCATOR64.size
     locator = source.read_at(locator_at, _LOCATOR64.size) if locator_at >= 0 else b""
     if locator.startswith(b"PK\x06\x07"):
-        _, _, end64_at, _ = _LOCATOR64.unpack(locator)
-        if end64_at != locator_at - _END64.size:
+        _, part, end64_at, num_parts = _LOCATOR64.unpack(locator)
+        if part or num_parts != 1 or end64_at != locator_at - _END64.size:
             raise refuse("unsafe_archive", "the archive's 64-bit end record is misplaced")
         signature, rest, _, _, disk64, first64, here64, total64, size64, start64 = _END64.unpack(
             source.read_at(end64_at, _END64.size)
@@ -214,7 +215,7 @@ def _read_entry(
     if at + _CENTRAL.size > len(directory):
         raise refuse("malformed_file", "the directory of the archive is too short")
     fields = _CENTRAL.unpack_from(directory, at)
-    signature, made_by, _, flags, method, _, _, crc, packed, size = fields[:10]
+    signature, made_by, version, flags, method, _, _, crc, packed, size = fields[:10]
     name_len, extra_len, comment_len, disk, _, attributes, header = fields[10:]
     at += _CENTRAL.size
     end = at + name_len + extra_len + comment_len
@@ -226,7 +227,12 @@ def _read_entry(
     size, packed, header = _widened(extra, size, packed, header)
     if flags & _ENCRYPTED_FLAGS:
         raise refuse("unsafe_archive", f"entry {shown(name)} is encrypted")
-    if method not in (STORED, DEFLATED) or disk or flags & ~_KNOWN_FLAGS:
+    if (
+        method not in (STORED, DEFLATED)
+        or disk
+        or flags & ~_KNOWN_FLAGS
+        or version & 0xFF > _NEWEST_VERSION
+    ):
         raise refuse("unsafe_archive", f"entry {shown(name)} is packed in a way that is not read")
     if method == STORED and packed != size:
         raise refuse("unsafe_archive", f"entry {shown(name)} declares two sizes")

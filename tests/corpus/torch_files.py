@@ -240,6 +240,11 @@ _ROWS: tuple[tuple[str, str, Callable[[], bytes]], ...] = (
     ("M10 stride 2**40", "tensor_out_of_bounds", _shape((2, 2), (2**40, 1))),
     ("M11 offset 10**9", "tensor_out_of_bounds", _shape((4,), (1,), 10**9)),
     ("M11 offset 1", "tensor_out_of_bounds", _shape((4,), (1,), 1)),
+    (
+        "M11 tensor beside the weights",
+        "tensor_out_of_bounds",
+        _value({"state_dict": {"a": Tensor(FOUR, (4,), (1,))}, "b": Tensor(FOUR, (4,), (1,), 1)}),
+    ),
     ("M12 stride 0, 10**12 elements", "tensor_aliasing", _shape((10**6, 10**6), (0, 0))),
     ("M13 overlapping strides", "tensor_aliasing", _shape((2, 2), (1, 1))),
     (

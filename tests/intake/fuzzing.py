@@ -28,6 +28,7 @@ from tests.conftest import ROOT
 from tests.corpus.archive_files import images, tar_of
 from tests.corpus.image_files import folder_of, honest_png, pixels, saved
 from tests.corpus.npz_files import arrays
+from tests.corpus.torch_forms import Call, Ref, Storage, Tensor, legacy_of
 from tests.intake.fuzz_child import digest_of
 from tests.intake.mutants import MUTATORS, Series
 
@@ -57,6 +58,13 @@ _DTYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+}
+_STORAGES = {
+    torch.float32: "FloatStorage",
+    torch.float16: "HalfStorage",
+    torch.bfloat16: "BFloat16Storage",
+    torch.int64: "LongStorage",
+    torch.bool: "BoolStorage",
 }
 
 
@@ -176,14 +184,19 @@ def write_bases(folder: Path, kind: str) -> None:
 
 def bases(kind: str) -> list[bytes]:
     """Return small honest files of a format, as the usual programs write them."""
-    if kind in ("torch_zip", "torch_legacy"):
-        is_zip = kind == "torch_zip"
+    if kind == "torch_zip":
         made = []
         for value in (weights(), {"state_dict": weights(), "epoch": 3, "best": np.float64(0.5)}):
             file = io.BytesIO()
-            torch.save(value, file, _use_new_zipfile_serialization=is_zip)
+            torch.save(value, file)
             made.append(file.getvalue())
         return made
+    if kind == "torch_legacy":
+        # torch names storages after their addresses, which would make each run another one.
+        tensors, storages = stored_weights()
+        beside = {"epoch": 3, "best": Call(Ref("numpy._core.multiarray", "scalar"), (b"", b""))}
+        wrapped = {"state_dict": tensors, **beside}
+        return [legacy_of(value, storages) for value in (tensors, wrapped)]
     if kind == "safetensors":
         plain = {name: tensor.contiguous().clone() for name, tensor in weights().items()}
         return [safetensors.torch.save(plain), safetensors.torch.save(plain, {"format": "pt"})]
@@ -202,6 +215,20 @@ def bases(kind: str) -> list[bytes]:
         "jpeg": [saved(picture, "JPEG"), saved(picture.convert("CMYK"), "JPEG", progressive=True)],
         "webp": [saved(picture, "WEBP"), saved(picture.convert("RGBA"), "WEBP", lossless=True)],
     }[kind]
+
+
+def stored_weights() -> tuple[dict[str, Tensor], dict[str, tuple[int, bytes]]]:
+    """The same as they lie in a file."""
+    tensors: dict[str, Tensor] = {}
+    storages: dict[str, tuple[int, bytes]] = {}
+    keys: dict[int, Storage] = {}
+    for name, tensor in weights().items():
+        flat = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+        kind = _STORAGES[tensor.dtype]
+        storage = keys.setdefault(flat.data_ptr(), Storage(str(len(keys)), len(flat), kind))
+        storages[storage.key] = (len(flat), _raw(flat))
+        tensors[name] = Tensor(storage, tuple(tensor.shape), tensor.stride())
+    return tensors, storages
 
 
 def weights() -> dict[str, torch.Tensor]:

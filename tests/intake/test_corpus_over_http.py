@@ -25,6 +25,8 @@ MEBIBYTE = 1 << 20
 MAX_INSPECTOR_BYTES = 256 * MEBIBYTE
 MAX_INSPECTOR_SECONDS = 2.0
 
+pytestmark = pytest.mark.timeout(900)
+
 HONEST = safetensors_of(weights("digits_resnet26", 10))
 
 

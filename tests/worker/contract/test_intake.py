@@ -24,10 +24,6 @@ from tests.corpus.torch_files import honest_legacy, honest_zip
 from tests.corpus.torch_forms import weights
 from worker.contract.intake import CheckpointFacts, inspect_checkpoint, inspect_dataset
 
-# One of each code; all of them go through the reader in tests/momentum_core/checkpoint.
-CASE_OF_CODE = {case.code: case for case in CASES if case.kind == "checkpoint"}
-DATASET_CASE_OF_CODE = {case.code: case for case in CASES if case.kind == "dataset"}
-
 
 @pytest.fixture
 def sent(tmp_path) -> Path:
@@ -59,23 +55,19 @@ def test_an_honest_file_becomes_canonical_safetensors(honest, form, sent, tmp_pa
     assert sorted(tmp_path.iterdir()) == [target, sent]
 
 
-@pytest.mark.parametrize("code", CASE_OF_CODE)
-def test_a_hostile_checkpoint_is_refused_and_leaves_nothing(code, sent, tmp_path):
-    sent.write_bytes(CASE_OF_CODE[code].build())
-    with pytest.raises((CheckpointError, ArchitectureError)) as caught:
-        inspect_checkpoint(sent, tmp_path / "canonical")
-    assert caught.value.code == code
+@pytest.mark.parametrize("kind", ["checkpoint", "dataset", "archive"])
+def test_a_refusal_leaves_nothing(kind, sent, tmp_path):
+    """One of each kind; all of them go through the service in tests/intake."""
+    case = next(case for case in CASES if case.kind == kind)
+    sent.write_bytes(case.build())
+    inspect, refusal = {"checkpoint": (inspect_checkpoint, CheckpointError)}.get(
+        kind, (inspect_dataset, DataError)
+    )
+    with pytest.raises(refusal) as caught:
+        inspect(sent, tmp_path / "canonical")
+    assert caught.value.code == case.code
     assert list(tmp_path.iterdir()) == [sent]
     assert not MARKER.exists()
-
-
-@pytest.mark.parametrize("code", DATASET_CASE_OF_CODE)
-def test_a_hostile_data_set_is_refused(code, sent, tmp_path):
-    sent.write_bytes(DATASET_CASE_OF_CODE[code].build())
-    with pytest.raises(DataError) as caught:
-        inspect_dataset(sent, tmp_path / "canonical")
-    assert caught.value.code == code
-    assert list(tmp_path.iterdir()) == [sent]
 
 
 def test_an_honest_data_set_is_accepted_and_its_labels_compared(sent, tmp_path):
@@ -213,7 +205,8 @@ def test_the_child_gets_nothing_of_this_process_but_its_files(monkeypatch, sent,
 
 
 def test_the_childs_modules_do_not_include_torch():
-    program = "import sys, worker.contract.inspector, momentum_core.image_archive.inspection; print(' '.join(sys.modules))"
+    modules = "worker.contract.inspector, momentum_core.image_archive.inspection"
+    program = f"import sys, {modules}; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"torch", "torchvision", "safetensors", "pickle"} & set(done.stdout.split()) - {
