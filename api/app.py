@@ -34,10 +34,10 @@ def create_app(settings: Settings) -> FastAPI:
             }
         },
     )
+    files = FileStore(settings.data_folder)
+    files.clear_temporary()
     app.state.service = Service(
-        settings=settings,
-        store=JobStore(open_database(settings.database)),
-        files=FileStore(settings.data_folder),
+        settings=settings, store=JobStore(open_database(settings.database)), files=files
     )
     add_problem_handlers(app)
     for each in (convert, jobs, zoo, health):

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
+import httpx
 import typer
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.demo import run_demo
 from api.supervisor import LocalService, ServiceError
@@ -41,15 +46,14 @@ def serve(
     ones.
     """
     stopped = _stop_on_signals()
-    try:
-        with LocalService(_settings(data_dir), host=host, port=port) as service:
-            typer.echo(f"Momentum Zoo is ready: {service.url}  (API: {service.url}/docs)")
-            typer.echo(f"Logs: {service.logs}  Stop with Ctrl-C.")
-            service.watch(stopped, typer.echo)
-            typer.echo("Stopping ...")
-    except ServiceError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    with (
+        _errors_in_one_line(),
+        LocalService(_settings(data_dir), host=host, port=port, stopped=stopped) as service,
+    ):
+        typer.echo(f"Momentum Zoo is ready: {service.url}  (API: {service.url}/docs)")
+        typer.echo(f"Logs: {service.logs}  Stop with Ctrl-C.")
+        service.watch(stopped, typer.echo)
+        typer.echo("Stopping ...")
 
 
 @app.command()
@@ -59,19 +63,36 @@ def demo(
     ] = Path(".momentum/demo"),
 ) -> None:
     """Convert the shipped network through a service of its own, and show what came back."""
-    try:
+    with _errors_in_one_line():
         succeeded = run_demo(output, say=typer.echo)
-    except ServiceError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
     raise typer.Exit(0 if succeeded else 1)
 
 
 @app.command()
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the job record's schema up to date (every process does so when it starts)."""
-    open_database(_settings(data_dir).database).dispose()
+    with _errors_in_one_line():
+        open_database(_settings(data_dir).database).dispose()
     typer.echo("the job record is up to date")
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Say what a user can mend in one line, and end with exit code 1."""
+    try:
+        yield
+    except ValidationError as error:
+        wrong = ", ".join(f"MOMENTUM_{one['loc'][0]}".upper() for one in error.errors())
+        _end(f"{wrong} cannot be used: {error.errors()[0]['msg']}; see docs/settings.md")
+    except SQLAlchemyError as error:
+        _end(f"the database cannot be used ({type(error).__name__}); look at MOMENTUM_DATABASE_URL")
+    except (ServiceError, OSError, httpx.HTTPError) as error:
+        _end(str(error))
+
+
+def _end(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(1)
 
 
 def _settings(data_dir: Path | None) -> Settings:

@@ -45,7 +45,8 @@ def run_demo(output: Path, *, say: Say) -> bool:
     """
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="momentum-demo-") as folder:
-        settings = Settings(data_dir=Path(folder))
+        # Its own, whatever the environment says: another service's worker must not see its job.
+        settings = Settings(data_dir=Path(folder), database_url=None, broker_url=None)
         say("starting broker, relay, worker and API ...")
         with LocalService(settings, host="127.0.0.1", port=0) as service:
             say(f"ready on {service.url}")
@@ -94,6 +95,8 @@ def _line(event: dict[str, Any]) -> str:
     if event["kind"] == "progress" and "loss" in figures:
         return f"  step {figures['step']}/{figures['max_steps']}  loss {figures['loss']:.4f}"
     if event["kind"] == "progress":
+        if "num_images" not in figures:
+            return "  ..."
         return f"  {figures['num_images']} of {figures['total_images']} images"
     return str(event["kind"])
 

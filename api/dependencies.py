@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -32,12 +33,16 @@ def _tenant() -> str:
     return DEFAULT_TENANT
 
 
+_ID = re.compile("[0-9a-f]{32}")
+
 ServiceDependency = Annotated[Service, Depends(_service)]
 TenantDependency = Annotated[str, Depends(_tenant)]
 
 
 def _job(job_id: str, service: ServiceDependency, tenant: TenantDependency) -> Job:
     try:
+        if not _ID.fullmatch(job_id):
+            raise LookupError
         return service.store.get(job_id, tenant=tenant)
     except LookupError:
         raise Problem(

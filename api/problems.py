@@ -90,7 +90,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     def _(_: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
         code = status.name.lower()
-        return _answer(status, code, f"{error.detail}; GET /docs lists what there is")
+        detail = f"{error.detail}; GET /docs lists what there is"
+        return _answer(status, code, detail, headers=error.headers)
 
     @app.exception_handler(Exception)
     def _(_: Request, error: Exception) -> JSONResponse:

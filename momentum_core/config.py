@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from momentum_core.errors import ConfigError
+from momentum_core.gamma import round_gamma
 
 Scheme = Literal["compensated", "paper"]
 
@@ -33,18 +34,14 @@ class ConversionConfig:
     """How residual blocks become reversible momentum blocks."""
 
     gamma: float = 0.5
-    """Momentum term in (0, 1). Larger: less memory, further from the original network."""
+    """Momentum term, rounded to a fraction (see `momentum_core.gamma`). Larger: smoother dynamics,
+    further from the original network."""
 
     scheme: Scheme = "compensated"
     """`compensated` gives every block its full weight at the end; `paper` is the published rule."""
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.gamma, int | float) and not isinstance(self.gamma, bool)
-        if not is_number or not 0 < self.gamma < 1:
-            raise ConfigError(
-                f"gamma must be a number between 0 and 1, both excluded, got {self.gamma!r}; "
-                "at 0 the network has no inverse, at 1 it ignores its blocks; try 0.5"
-            )
+        round_gamma(self.gamma)
         if self.scheme not in ("compensated", "paper"):
             raise ConfigError(f"scheme must be 'compensated' or 'paper', got {self.scheme!r}")
 

@@ -6,7 +6,9 @@ anything to do. So a message that is lost, late or repeated does no harm.
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import socket
 from typing import Any
 
@@ -14,11 +16,14 @@ from celery import Celery
 from celery.signals import worker_process_init, worker_shutting_down
 from kombu import Queue
 
+from momentum_core.errors import MomentumError
 from worker.contract.database import open_database
 from worker.contract.job_claims import JobClaims
 from worker.contract.lifeline import die_with_parent
 from worker.contract.messages import CONVERT_QUEUE
 from worker.contract.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 LONGEST_JOB_SECONDS = 24 * 3600
 """A message that is not acknowledged by then is delivered again."""
@@ -78,7 +83,13 @@ def _prepare_child(**_: Any) -> None:
     die_with_parent(os.getppid())
     from worker.tasks import prepare
 
-    prepare()
+    try:
+        prepare()
+    except MomentumError as error:
+        # Celery would go on without it, and every job would wait for ever.
+        logger.critical("the worker cannot work: %s", error)
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(1)
 
 
 @worker_shutting_down.connect

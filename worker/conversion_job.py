@@ -16,6 +16,7 @@ from momentum_core.bundle import BundleConfig, load, save_weights
 from momentum_core.checkpoint import Dataset, input_shape
 from momentum_core.config import Preprocessing
 from momentum_core.conversion import convert, plan_architecture
+from momentum_core.errors import BundleError, CheckpointError
 from momentum_core.memory import measure_side_by_side
 from momentum_core.refinement import Evaluation, RefinementResult, evaluate, refine
 from worker.active_job import ActiveJob
@@ -31,6 +32,9 @@ MAX_EVALUATION_BYTES = 64 << 20
 """Logits that are kept as an artifact; of larger evaluations the first images only."""
 
 NUM_VERIFIED_IMAGES = 250
+MAX_LOGIT_DIFFERENCE = 1e-4
+"""Between the network and its saved form, loaded again."""
+
 _MEDIA_TYPES = {
     WEIGHTS_FILE: "application/vnd.safetensors",
     EVALUATION_FILE: "application/vnd.safetensors",
@@ -107,7 +111,11 @@ def convert_for_job(
         enter(Stage.MEASURING)
         images, labels = _measured_batch(request, source, workplace.device)
         memory_before, memory_after = measure_side_by_side(
-            [original, momentum], images, labels, repeats=request.measurement.repeats
+            [original, momentum],
+            images,
+            labels,
+            repeats=request.measurement.repeats,
+            on_round=lambda done: active.advance(done / request.measurement.repeats),
         )
         accuracy, refinement = None, None
         if source.dataset is not None:
@@ -124,6 +132,12 @@ def convert_for_job(
         )
         save_weights(folder / WEIGHTS_FILE, momentum, config)
         difference = _verify(folder / WEIGHTS_FILE, momentum, images, accuracy, source)
+        if not difference <= MAX_LOGIT_DIFFERENCE:  # not a number is no agreement
+            raise BundleError(
+                f"the saved weights give logits that differ by {difference:g} from the network's "
+                "own, so they are not published; try again, and report it if it happens again",
+                code="verification_failed",
+            )
         if accuracy is not None:
             _save_logits(folder / EVALUATION_FILE, accuracy)
         clock.enter(None)
@@ -167,7 +181,14 @@ def _recover(
         )
 
     enter(Stage.EVALUATING)
-    before, converted = look(original, 0), look(momentum, total // 2)
+    before = look(original, 0)
+    if not bool(before.logits.isfinite().all()):
+        raise CheckpointError(
+            "the original network's output is not finite for the test images; look at its weights "
+            "and running statistics, and at preprocessing",
+            code="non_finite_output",
+        )
+    converted = look(momentum, total // 2)
     enter(Stage.REFINING)
     max_steps = request.refinement.max_steps
     refinement = refine(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from dataclasses import dataclass
 
 import torch
+from sqlalchemy.exc import SQLAlchemyError
 
 from momentum_core.errors import MomentumError
 from worker.active_job import ActiveJob
@@ -19,6 +21,7 @@ from worker.device import choose_device
 from worker.model_source import ModelSources
 
 OUT_OF_MEMORY = "out_of_memory"
+STORAGE_FULL = "storage_full"
 INTERNAL_ERROR = "internal_error"
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,7 @@ def create_services(settings: Settings, *, worker: str) -> Services:
         worker: the name under which jobs are claimed.
     """
     files = FileStore(settings.data_folder)
+    files.clear_temporary()
     return Services(
         claims=JobClaims(open_database(settings.database), lease_seconds=settings.lease_seconds),
         workplace=Workplace(
@@ -77,11 +81,14 @@ def run_job(job_id: str, services: Services) -> None:
                 )
                 services.claims.succeed(claim, result=result, files=artifacts)
                 logger.info("job %s succeeded", job_id)
-            except ClaimLostError:
+            except (ClaimLostError, SQLAlchemyError):
+                # Without the record nothing can be said of the job: its lease decides.
                 raise
             except Exception as error:
                 logger.exception("job %s failed", job_id)
                 services.claims.fail(claim, _job_error(error))
+    except SQLAlchemyError:
+        logger.exception("job %s: the record does not answer; it runs again later", job_id)
     except ClaimLostError:
         logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
 
@@ -89,7 +96,13 @@ def run_job(job_id: str, services: Services) -> None:
 def _job_error(error: Exception) -> JobError:
     if isinstance(error, MomentumError):
         return JobError(code=error.code, message=str(error))
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobError(
+            code=STORAGE_FULL,
+            message="the disk that holds MOMENTUM_DATA_DIR is full; have the operator free space, "
+            "then send the request again",
+        )
+    if _is_out_of_memory(error):
         return JobError(
             code=OUT_OF_MEMORY,
             message="the worker ran out of memory; try smaller measurement.batch_size and "
@@ -101,3 +114,9 @@ def _job_error(error: Exception) -> JobError:
         message=f"an error of the service ({type(error).__name__}); the worker's log has it under "
         "the job's id",
     )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a bare RuntimeError.
+    is_cpu_allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return is_cpu_allocator or isinstance(error, torch.OutOfMemoryError | MemoryError)

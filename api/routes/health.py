@@ -18,7 +18,7 @@ router = APIRouter(tags=["service"])
 
 
 @router.get("/healthz", operation_id="get_health", summary="Whether the API process lives")
-def get_health() -> Health:
+async def get_health() -> Health:
     """Return at once; nothing else is asked."""
     return Health(status="ok")
 

@@ -42,6 +42,8 @@ class Child:
             self._process = subprocess.Popen(
                 tied_command(self._command),
                 env=self._environment,
+                # Where the user stands there may be folders of the same names as our packages.
+                cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -32,14 +32,23 @@ _POLL_SECONDS = 0.1
 class LocalService:
     """Broker (unless one is set), relay, worker and API; all of it ends with the context."""
 
-    def __init__(self, settings: Settings, *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: str,
+        port: int,
+        stopped: threading.Event | None = None,
+    ) -> None:
         """Prepare the service; nothing is started yet.
 
         Args:
             settings: with `broker_url` and `database_url` set, those are used.
             host: address to listen on.
             port: port to listen on; 0 takes a free one.
+            stopped: ends the start when it is set.
         """
+        self._stopped = stopped or threading.Event()
         self._settings = settings
         self._host = host
         self._port = port or _free_port(host)
@@ -94,17 +103,20 @@ class LocalService:
 
     def _start(self) -> None:
         broker_url = self._settings.broker_url
+        # Every place is said outright: what this process was told by its environment is not asked.
         environment = os.environ | {
             "MOMENTUM_DATA_DIR": str(self._folder),
+            "MOMENTUM_DATABASE_URL": self._settings.database,
+            "MOMENTUM_ZOO_DIR": str(self._settings.zoo_folder),
             "PYTHONUNBUFFERED": "1",
         }
         if broker_url is None:
             broker = embedded_broker(self._folder)
             broker_url = broker.url
             self._add("broker", broker.command(), environment)
-            broker.wait()
+            broker.wait(self._stopped)
         environment |= {"MOMENTUM_BROKER_URL": broker_url}
-        python = [sys.executable, "-m"]
+        python = [sys.executable, "-P", "-m"]
         worker = ["celery", "--app", "worker.celery_app", "worker", "--loglevel", "info"]
         quiet = ["--without-gossip", "--without-mingle"]
         api = ["uvicorn", "--factory", "api.app:create_app_from_environment"]
@@ -123,6 +135,8 @@ class LocalService:
         deadline = time.monotonic() + START_SECONDS
         state = "no answer"
         while time.monotonic() < deadline:
+            if self._stopped.wait(_POLL_SECONDS):
+                raise ServiceError("stopped while it was starting")
             for child in self.children:
                 if child.has_ended():
                     raise ServiceError(f"{child.name} does not start:\n{child.last_lines()}")
@@ -134,7 +148,6 @@ class LocalService:
                 if answer.status_code == httpx.codes.OK:
                     return
                 state = answer.text
-            time.sleep(_POLL_SECONDS)
         raise ServiceError(f"the service is not ready after {START_SECONDS:g} s: {state}")
 
     def _stop(self) -> None:

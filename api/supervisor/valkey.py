@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import shutil
+import stat
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +20,9 @@ from api.supervisor.errors import ServiceError
 START_SECONDS = 10.0
 _MAX_SOCKET_PATH = 100
 """Unix sockets have names of at most 104 to 108 bytes."""
+
+_PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
+"""What a URL of a socket can hold without quotes, which Celery and redis-py read differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +53,11 @@ class EmbeddedBroker:
             word for name, value in settings.items() for word in (f"--{name}", value)
         ]
 
-    def wait(self) -> None:
+    def wait(self, stopped: threading.Event) -> None:
         """Return when it answers.
+
+        Args:
+            stopped: ends the waiting when it is set.
 
         Raises:
             ServiceError: it does not.
@@ -59,7 +70,8 @@ class EmbeddedBroker:
                 except redis.RedisError as error:
                     if time.monotonic() > deadline:
                         raise ServiceError(f"the broker does not answer: {error}") from None
-                    time.sleep(0.05)
+                    if stopped.wait(0.05):
+                        raise ServiceError("stopped while it was starting") from None
                 else:
                     return
 
@@ -69,9 +81,21 @@ def embedded_broker(data_folder: Path) -> EmbeddedBroker:
     folder = data_folder / "broker"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket = folder / "valkey.sock"
-    if len(str(socket).encode()) > _MAX_SOCKET_PATH:
-        socket = Path(tempfile.mkdtemp(prefix="momentum-")) / "valkey.sock"
+    is_plain = _PLAIN_PATH.fullmatch(str(socket)) is not None
+    if not is_plain or len(str(socket)) > _MAX_SOCKET_PATH:
+        socket = _private_folder(folder) / "valkey.sock"
     return EmbeddedBroker(folder, socket)
+
+
+def _private_folder(folder: Path) -> Path:
+    """Return a folder of this user's with a short and plain name, the same at every start."""
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    private = Path(tempfile.gettempdir()) / f"momentum-{os.getuid()}-{digest}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    found = private.lstat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+        raise ServiceError(f"{private} belongs to somebody else; remove it")
+    return private
 
 
 def _server() -> str:

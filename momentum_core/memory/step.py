@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from momentum_core.errors import DataError, MomentumError
 from momentum_core.memory.tracker import Category, MemoryTracker
 from momentum_core.reversible import held_state
 
@@ -49,7 +50,12 @@ def measure_training_step(
 
 
 def measure_side_by_side(
-    models: Sequence[nn.Module], images: Tensor, labels: Tensor, *, repeats: int = 5
+    models: Sequence[nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    repeats: int = 5,
+    on_round: Callable[[int], None] | None = None,
 ) -> list[StepMeasurement]:
     """Measure a training step of each model: cross-entropy, forward and backward pass.
 
@@ -62,15 +68,21 @@ def measure_side_by_side(
         images: shape (B, C, H, W), on the models' device.
         labels: class numbers, shape (B,), int64.
         repeats: timed repetitions.
+        on_round: called with the number of repetitions that are done; may raise to stop.
 
     Raises:
-        MomentumError: a model cannot take the images, or cannot be reversed on them.
+        DataError: `measurement_failed`, when a model cannot be trained on such a batch.
+        ReversibilityError: it cannot be reversed on the images.
     """
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(_prepared(model))
-            _step(model, images, labels)  # the first step makes what every later one reuses
-        rounds = [[_timed_step(model, images, labels) for model in models] for _ in range(repeats)]
+            _first_step(model, images, labels)
+        rounds = []
+        for done in range(repeats):
+            rounds.append([_timed_step(model, images, labels) for model in models])
+            if on_round is not None:
+                on_round(done + 1)
         return [
             _measurement(model, images, labels, statistics.median(seconds))
             for model, seconds in zip(models, zip(*rounds, strict=True), strict=True)
@@ -115,6 +127,23 @@ def _measurement(
         peak_by_category=tracker.peak_by_category,
         seconds=seconds,
     )
+
+
+def _first_step(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Make what every later step reuses, and find out whether there can be one."""
+    try:
+        _step(model, images, labels)
+    except (MomentumError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, RuntimeError) as error:
+        if "can't allocate memory" in str(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise DataError(
+            f"a training step on a batch of shape {tuple(images.shape)} fails: {reason}; try "
+            "another batch_size or image_size",
+            code="measurement_failed",
+        ) from error
 
 
 def _step(model: nn.Module, images: Tensor, labels: Tensor) -> None:

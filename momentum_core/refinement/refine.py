@@ -110,6 +110,8 @@ def refine(
         try:
             loss = _train_step(student, teacher, optimizer, batch, truth, config)
         except StateRangeError:
+            if step == 0:
+                raise  # nothing was trained: the network itself does not fit
             break  # it diverged: the best weights so far are kept
         if not math.isfinite(loss):
             break

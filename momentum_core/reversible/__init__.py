@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from momentum_core.reversible.fraction import round_gamma
+from momentum_core.gamma import round_gamma
 from momentum_core.reversible.held import held_state
 from momentum_core.reversible.inverse import MomentumState
 from momentum_core.reversible.recomputed import Recomputed

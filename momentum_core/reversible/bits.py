@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from momentum_core.reversible.fraction import round_gamma
+from momentum_core.gamma import round_gamma
 from momentum_core.reversible.stack import MomentumStack
 
 DEPTHS = (2, 5, 22, 35, 100, 1000)

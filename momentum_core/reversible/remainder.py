@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from momentum_core.reversible.fraction import shift_of
+from momentum_core.gamma import shift_of
 from momentum_core.reversible.store_plan import Push, StorePlan
 from momentum_core.reversible.tiles import Tile
 

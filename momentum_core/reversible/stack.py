@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_map_only
 
 from momentum_core.config import Scheme
 from momentum_core.errors import ConfigError
+from momentum_core.gamma import round_gamma
 from momentum_core.reversible import fixed_point as fixed
 from momentum_core.reversible.arguments import Arguments
 from momentum_core.reversible.float_rule import rewind_floats, run_floats
-from momentum_core.reversible.fraction import round_gamma
 from momentum_core.reversible.inverse import MomentumState, advance_run, rewind_run
 from momentum_core.reversible.passes import run_with_gradients
 from momentum_core.reversible.rule import RuleTensors

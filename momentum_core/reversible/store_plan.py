@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from momentum_core.reversible.fraction import shift_of
+from momentum_core.gamma import shift_of
 
 _PRODUCT_LIMIT = 2**31
 """Every intermediate product of the store stays below this, so int32 arithmetic is enough."""

@@ -99,14 +99,20 @@ def test_files_of_an_unfinished_job_are_a_conflict(client, claims, job_id):
 
 @pytest.mark.parametrize("path", ["", "/events", "/weights", "/report", "/artifacts/x"])
 def test_an_unknown_job_is_not_found(client, path):
-    problem_of(client.get(f"/jobs/{'0' * 32}{path}"), 404, "job_not_found")
+    for name in ("0" * 32, "x", "a%00b", "A" * 32):
+        problem_of(client.get(f"/jobs/{name}{path}"), 404, "job_not_found")
 
 
 def test_an_error_of_the_service_tells_nothing_of_its_inside(client, service, monkeypatch):
-    service.store.engine.dispose()
     monkeypatch.setattr(service.store, "get", lambda *_, **__: 1 / 0)
     answer = client.get(f"/jobs/{'0' * 32}")
     assert "division" not in problem_of(answer, 500, "internal_error")
+
+
+def test_a_wrong_method_names_the_right_one(client):
+    answer = client.put("/convert")
+    problem_of(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST"
 
 
 def test_the_zoo_lists_every_entry(client):

@@ -64,6 +64,9 @@ def test_every_part_of_a_request_is_read():
         ('{"preprocessing": {"mean": [5], "std": [1]}}', "/preprocessing", "pixels in 0..1"),
         ('{"seed": -1}', "", "seed must be"),
         ('{"name": ""}', "", "name must have 1 to 200 characters"),
+        ('{"name": "a\\u0000b"}', "", "printable characters only"),
+        ('{"conversion": {"gamma": 0.999999}}', "/conversion", "the two nearest are 127/128"),
+        ('{"conversion": {"gamma": 1e-9}}', "/conversion", "the two nearest are 1/4096"),
         ("[]", "", "should be an object"),
     ],
 )

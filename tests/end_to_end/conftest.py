@@ -25,19 +25,20 @@ START_SECONDS = 60
 class Serving:
     """`momentum serve` on a data folder."""
 
-    def __init__(self, data_dir: Path, **environment: str) -> None:
+    def __init__(self, data_dir: Path, *, working_folder: Path = ROOT, **environment: str) -> None:
         self.data_dir = data_dir
+        self._working_folder = working_folder
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        self._environment = os.environ | environment
+        self.environment = os.environ | environment
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         self._process = subprocess.Popen(
             [MOMENTUM, "serve", "--port", str(self.port), "--data-dir", self.data_dir],
-            cwd=ROOT,
-            env=self._environment,
+            cwd=self._working_folder,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -114,8 +115,10 @@ class Serving:
 
 
 @contextmanager
-def serving(data_dir: Path, **environment: str) -> Iterator[Serving]:
-    service = Serving(data_dir, **environment)
+def serving(
+    data_dir: Path, *, working_folder: Path = ROOT, **environment: str
+) -> Iterator[Serving]:
+    service = Serving(data_dir, working_folder=working_folder, **environment)
     try:
         service.start()
         yield service

@@ -27,7 +27,9 @@ CONFIG = BundleConfig(
 @pytest.fixture
 def saved(tmp_path) -> tuple[Path, torch.nn.Module]:
     torch.manual_seed(0)
-    model = convert(build("cifar_resnet20", num_classes=4), torch.zeros(2, 3, 32, 32), CONFIG.conversion).eval()
+    model = convert(
+        build("cifar_resnet20", num_classes=4), torch.zeros(2, 3, 32, 32), CONFIG.conversion
+    ).eval()
     save_weights(tmp_path / "model.safetensors", model, CONFIG)
     return tmp_path, model
 

@@ -22,7 +22,7 @@ def test_gamma_outside_the_open_interval_is_refused_with_a_remedy(gamma: object)
         ConversionConfig(gamma=gamma)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("gamma", [1 / 16, 0.5, 0.97, 1e-6])
+@pytest.mark.parametrize("gamma", [1 / 16, 0.5, 0.97, 1 / 4096])
 def test_gamma_inside_the_open_interval_is_kept(gamma: float) -> None:
     assert ConversionConfig(gamma=gamma).gamma == gamma
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from sqlalchemy.exc import OperationalError
 
 import momentum_core
 from momentum_core.checkpoint import read_dataset
@@ -18,6 +22,7 @@ from momentum_core.refinement import evaluate
 from worker import conversion_job
 from worker.active_job import ActiveJob
 from worker.contract.job import JobState, Upload
+from worker.contract.job_claims import JobClaims
 from worker.contract.job_store import new_id
 from worker.contract.request import ConvertRequest, ZooSource
 from worker.contract.zoo import find_zoo_entry
@@ -177,9 +182,19 @@ def test_a_bug_fails_the_job_and_tells_only_its_kind(run, monkeypatch, caplog):
     assert "secret" in caplog.text
 
 
-def test_a_too_large_batch_is_called_out_of_memory(run, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        # What torch raises on a CPU; asking for too much for real would endanger the machine.
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+)
+def test_a_too_large_batch_is_called_out_of_memory(run, monkeypatch, error):
     def exhausted(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(conversion_job, "measure_side_by_side", exhausted)
     job = run(DIGITS)
@@ -230,3 +245,81 @@ def test_another_gamma_and_scheme_are_used_and_said(run, file_of):
     gamma = report["plan"]["gamma"]
     assert gamma["numerator"] / gamma["denominator"] == pytest.approx(0.1, abs=0.005)
     assert report["accuracy"]["converted"]["top1_percent"] > 98
+
+
+def test_a_batch_that_cannot_be_trained_on_is_the_users_to_mend(run, zoo_of_resnet18):
+    request = replace(
+        zoo_of_resnet18, measurement=MeasurementConfig(batch_size=1, image_size=8, repeats=1)
+    )
+    job = run(request)
+    assert (job.state, job.error.code) == (JobState.FAILED, "measurement_failed")
+    assert "try another batch_size or image_size" in job.error.message
+
+
+@pytest.fixture
+def zoo_of_resnet18(settings, monkeypatch):
+    """A zoo entry `resnet18` with random weights, put into the folder by hand."""
+    from torchvision import models
+
+    from worker.contract import zoo
+
+    settings.zoo_folder.mkdir(parents=True)
+    made = settings.zoo_folder / "made"
+    torch.save(models.resnet18().state_dict(), made)
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    entry = replace(
+        find_zoo_entry("resnet18"), sha256_prefix=digest[:8], file_name=f"r-{digest[:8]}.pth"
+    )
+    made.rename(settings.zoo_folder / entry.file_name)
+    monkeypatch.setattr(zoo, "ZOO", (entry,))
+    return ConvertRequest(source=ZooSource(zoo="resnet18"))
+
+
+def test_a_full_disk_is_not_the_files_fault(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(conversion_job, "save_weights", full)
+    job = run(DIGITS)
+    assert (job.state, job.error.code) == (JobState.FAILED, "storage_full")
+
+
+def test_a_record_that_fails_to_answer_leaves_the_job_to_its_lease(
+    services, store, claims, monkeypatch
+):
+    job = store.submit(DIGITS, tenant="default")
+
+    def away(*_, **__):
+        raise OperationalError("UPDATE", {}, Exception("away"))
+
+    monkeypatch.setattr(JobClaims, "succeed", away)
+    run_job(job.id, services)
+    found = store.get(job.id, tenant="default")
+    assert (found.state, found.error) == (JobState.RUNNING, None)
+
+
+def test_weights_that_do_not_give_the_networks_logits_are_not_published(run, store, monkeypatch):
+    save = conversion_job.save_weights
+
+    def damaged(path, network, config):
+        other = copy.deepcopy(network)
+        with torch.no_grad():
+            other.linear.bias[0] += 0.01
+        save(path, other, config)
+
+    monkeypatch.setattr(conversion_job, "save_weights", damaged)
+    job = run(DIGITS)
+    assert (job.state, job.error.code) == (JobState.FAILED, "verification_failed")
+    assert store.artifacts_of(job.id) == []
+
+
+def test_a_network_whose_output_is_not_finite_is_refused(run, monkeypatch):
+    look = conversion_job.evaluate
+
+    def infinite(*arguments, **options):
+        found = look(*arguments, **options)
+        found.logits[3, 2] = float("inf")
+        return found
+
+    monkeypatch.setattr(conversion_job, "evaluate", infinite)
+    assert run(DIGITS).error.code == "non_finite_output"

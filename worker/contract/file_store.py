@@ -1,12 +1,14 @@
 """The files of uploads and artifacts: named by their SHA-256, written once, never changed.
 
 <data folder>/blobs/ab/ab12...     what the record points to
-<data folder>/tmp/                 what is being received or made; emptied at start
+<data folder>/tmp/                 what is being received or made
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,17 +34,25 @@ class FileStore:
         """Use `folder`, which is made if it is not there; only its owner may look in."""
         self._blobs = folder / "blobs"
         self._temporary = folder / "tmp"
+        self._lock = folder / "tmp.lock"
         for each in (folder, self._blobs, self._temporary):
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager
     def temporary_folder(self) -> Iterator[Path]:
-        """Make a folder on the store's disk; it is removed with all that is left in it."""
-        folder = Path(tempfile.mkdtemp(dir=self._temporary))
+        """Make a folder on the store's disk; it is removed with all that is left in it.
+
+        It is locked while it is used: what `clear_temporary` finds unlocked, nobody needs.
+        """
+        with self._clearing(fcntl.LOCK_SH):
+            folder = Path(tempfile.mkdtemp(dir=self._temporary))
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
 
     def put(self, path: Path) -> StoredFile:
         """Take a finished file from a `temporary_folder` into the store.
@@ -63,12 +73,30 @@ class FileStore:
         return self._blobs / sha256[:2] / sha256
 
     def clear_temporary(self) -> None:
-        """Remove what a killed process left; nobody else may be using the store."""
-        for left in self._temporary.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+        """Remove what killed processes left; safe while others use the store."""
+        with self._clearing(fcntl.LOCK_EX):
+            for left in self._temporary.iterdir():
+                if not left.is_dir():
+                    continue
+                descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                else:
+                    shutil.rmtree(left, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
+
+    @contextmanager
+    def _clearing(self, kind: int) -> Iterator[None]:
+        """Keep a folder from being cleared between its making and its locking."""
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, kind)
+            yield
+        finally:
+            os.close(descriptor)
 
     def free_bytes(self) -> int:
         """Return the free space of the store's disk."""

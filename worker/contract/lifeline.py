@@ -28,7 +28,7 @@ def die_with_parent(parent: int) -> None:
 
 def tied_command(command: list[str]) -> list[str]:
     """Return the command that runs `command` for as long as this process lives, at most."""
-    return [sys.executable, "-m", "worker.contract.lifeline", str(os.getpid()), *command]
+    return [sys.executable, "-P", "-m", "worker.contract.lifeline", str(os.getpid()), *command]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Engine, and_, func, select, update
 
@@ -69,11 +69,12 @@ class Outbox:
                     error = _exhausted(row.attempt)
                     values = requeued() | {
                         "state": JobState.FAILED,
+                        "stage": jobs.c.stage,
                         "error_code": error.code,
                         "error_message": error.message,
                         "finished_at": database_now(),
                     }
-                    change_job(connection, where, values, kind="failed", data={"code": error.code})
+                    change_job(connection, where, values, kind="failed", data=asdict(error))
                 elif change_job(
                     connection, where, requeued(), kind="requeued", data={"reason": "worker_lost"}
                 ):

@@ -51,6 +51,8 @@ class ConvertRequest:
     def __post_init__(self) -> None:
         if self.name is not None and not 0 < len(self.name) <= MAX_NAME_CHARACTERS:
             raise ConfigError(f"name must have 1 to {MAX_NAME_CHARACTERS} characters")
+        if self.name is not None and not self.name.isprintable():
+            raise ConfigError("name must have printable characters only, without line breaks")
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be a whole number from 0 to {MAX_SEED}")
 

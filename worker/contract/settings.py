@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
 
 from momentum_core.checkpoint import Limits
 
@@ -98,7 +99,8 @@ class Settings(BaseSettings):
     @cached_property
     def database(self) -> str:
         """The URL of the job record."""
-        return self.database_url or f"sqlite:///{self.data_folder / 'momentum.db'}"
+        file = str(self.data_folder / "momentum.db")
+        return self.database_url or URL.create("sqlite", database=file).render_as_string()
 
     @property
     def broker(self) -> str:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from momentum_core.gamma import round_gamma
 from momentum_core.reversible import bits
-from momentum_core.reversible.fraction import round_gamma
 
 README = Path(bits.__file__).with_name("README.md")
 

@@ -39,12 +39,13 @@ def test_nobody_else_may_look_into_the_folder(tmp_path):
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path):
+def test_what_a_killed_process_left_is_cleared_and_what_is_in_use_is_not(tmp_path):
     files = FileStore(tmp_path)
-    (tmp_path / "tmp" / "folder").mkdir()
-    (tmp_path / "tmp" / "folder" / "half").write_bytes(b"x")
-    (tmp_path / "tmp" / "file").write_bytes(b"x")
-    files.clear_temporary()
+    (tmp_path / "tmp" / "left").mkdir()
+    (tmp_path / "tmp" / "left" / "half").write_bytes(b"x")
+    with files.temporary_folder() as in_use:
+        FileStore(tmp_path).clear_temporary()
+        assert list((tmp_path / "tmp").iterdir()) == [in_use]
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

@@ -224,6 +224,17 @@ def test_a_failing_publication_leaves_the_job_running(engine, store, claims, job
         assert connection.execute(select(artifacts)).all() == []
 
 
+def test_a_late_word_does_not_change_an_end(store, claims, job):
+    claim = claims.claim(job.id, worker="a")
+    claims.succeed(claim, result={"a": 1}, files=[])
+    with pytest.raises(ClaimLostError):
+        claims.fail(claim, JobError(code="late", message="late"))
+    with pytest.raises(ClaimLostError):
+        claims.succeed(claim, result={"a": 2}, files=[])
+    assert not claims.renew(claim)
+    assert store.get(job.id, tenant="default").result == {"a": 1}
+
+
 def test_every_state_says_what_may_follow():
     assert set(NEXT_STATES) == set(JobState)
     final = {state for state in JobState if state.is_final}

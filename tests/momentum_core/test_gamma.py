@@ -3,8 +3,8 @@ from fractions import Fraction
 import pytest
 
 from momentum_core.errors import ConfigError
+from momentum_core.gamma import shift_of
 from momentum_core.reversible import round_gamma
-from momentum_core.reversible.fraction import shift_of
 
 
 @pytest.mark.parametrize(
