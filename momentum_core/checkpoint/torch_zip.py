@@ -18,7 +18,13 @@ from momentum_core.checkpoint.zip_directory import STORED, ZipEntry, check_crc, 
 _MAX_OTHER_ENTRIES = 64
 _MAX_NOTE_BYTES = 64
 _TORCH_RECORDS = {"data.pkl", "version", "byteorder", ".format_version"}
-_VERSIONS = tuple(str(version).encode() for version in range(1, 11))
+_WORD_NOTES = (
+    (
+        "version",
+        tuple(b"%d%b" % (version, end) for version in range(1, 11) for end in (b"\n", b"")),
+    ),
+    ("byteorder", (b"little",)),
+)
 _NUMBER_NOTES = (".format_version", ".storage_alignment", ".data/serialization_id")
 
 
@@ -146,18 +152,18 @@ def _records(entries: tuple[ZipEntry, ...]) -> dict[str, ZipEntry]:
 
 
 def _check_notes(source: ByteSource, records: dict[str, ZipEntry]) -> None:
-    for name, allowed in (("version", _VERSIONS), ("byteorder", (b"little",))):
+    for name, allowed in _WORD_NOTES:
         note = _note(source, records, name)
         if note is not None and note not in allowed:
             raise refuse(
                 "malformed_file",
                 f"record {name} says {shown(note.decode('ascii', 'replace'))}; expected "
-                f"{shown(allowed[0].decode())}; save the file on a little-endian machine "
+                f"{shown(allowed[0].decode().strip())}; save the file on a little-endian machine "
                 "with a released torch",
             )
     for name in _NUMBER_NOTES:
         note = _note(source, records, name)
-        if note is not None and not note.isdigit():
+        if note is not None and not note.strip().isdigit():
             raise refuse("malformed_file", f"record {name} is no number; {SAVE_AGAIN}")
 
 
@@ -167,7 +173,7 @@ def _note(source: ByteSource, records: dict[str, ZipEntry], name: str) -> bytes 
         return None
     if entry.num_bytes > _MAX_NOTE_BYTES:
         raise refuse("malformed_file", f"record {name} is too long")
-    return source.read_at(entry.offset, entry.num_bytes).strip()
+    return source.read_at(entry.offset, entry.num_bytes)
 
 
 def _check_record(source: ByteSource, entry: ZipEntry) -> None:
