@@ -19,7 +19,7 @@ from kombu.exceptions import ChannelError, KombuError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.celery_app import create_celery_app
+from worker.broker import create_celery_app
 from worker.contract.database import open_database
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 from worker.contract.outbox import Outbox

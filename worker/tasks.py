@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery import shared_task
 
-from worker.celery_app import worker_name
+from worker.broker import worker_name
 from worker.contract.messages import CONVERT_TASK
 from worker.contract.settings import Settings
 

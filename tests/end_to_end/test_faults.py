@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from tests.end_to_end.conftest import MOMENTUM, Serving, serving
-from worker.celery_app import create_celery_app
+from worker.broker import create_celery_app
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 
 SHORT = {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 5}}

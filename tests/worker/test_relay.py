@@ -11,7 +11,7 @@ import pytest
 import redis
 from sqlalchemy import update
 
-from worker.celery_app import create_celery_app
+from worker.broker import create_celery_app
 from worker.contract.database import database_now
 from worker.contract.messages import CONVERT_QUEUE
 from worker.contract.request import ConvertRequest, ZooSource
