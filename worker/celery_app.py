@@ -1,4 +1,4 @@
-"""Celery's entry module (`celery --app worker.celery_app worker`): the worker's settings end here."""
+"""Celery entry module, `celery --app worker.celery_app worker`: the settings end here."""
 
 from __future__ import annotations
 
