@@ -74,7 +74,8 @@ def test_a_repeated_message_changes_nothing(own: Serving):
     assert own.job(location) == before
     with redis.Redis(unix_socket_path=f"{own.data_dir}/broker/valkey.sock") as client:
         assert client.llen(CONVERT_QUEUE) == 0
-    assert own.log("worker").count("is not to be had") == 5
+    # Or more: the relay repeats by itself what a slow worker has not claimed yet.
+    assert own.log("worker").count("is not to be had") >= 5
 
 
 def test_ctrl_c_ends_everything_and_a_restart_goes_on(tmp_path):
