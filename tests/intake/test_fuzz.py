@@ -13,7 +13,8 @@ import pytest
 from tests.corpus.case import MARKER
 from tests.corpus.image_files import small_folder
 from tests.intake.conftest import measured_service
-from tests.intake.fuzzing import CODES, KINDS, Report, bases, fuzz, write_bases
+from tests.intake.fuzz_bases import bases, write_bases
+from tests.intake.fuzzing import CODES, KINDS, Report, fuzz
 from tests.intake.mutants import Series
 
 NUM_MUTANTS = 20_000
