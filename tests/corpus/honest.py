@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ MEBIBYTE = 1 << 20
 Weights = dict[str, torch.Tensor]
 
 # Networks beyond the default limits are read as well, by the command.
+LARGE_ROOM = 6 << 30
 LARGE = Limits(max_file_bytes=1 << 33, max_tensor_bytes=1 << 32)
 
 
@@ -178,6 +180,12 @@ def cases(*, all_forms_bytes: int, once_bytes: int) -> list[tuple[str, str]]:
     ]
 
 
+def _memory() -> Path | None:
+    """A folder in memory, where there is room: gigabytes are written that nobody keeps."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() and shutil.disk_usage(folder).free > LARGE_ROOM else None
+
+
 def main() -> None:
     """Read networks in forms; fail if one differs."""
     parser = argparse.ArgumentParser()
@@ -189,7 +197,7 @@ def main() -> None:
     number, of = options.share
     names = list(dict.fromkeys(name for name, _ in chosen))[number::of]
     wrong = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=_memory()) as folder:
         for name in names:
             made = weights(name)
             for form in (form for each, form in chosen if each == name):

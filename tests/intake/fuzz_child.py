@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -34,10 +35,11 @@ Reading = Callable[[bytes], object]
 
 
 class Scratch:
-    """A file in memory that is written anew for each mutant."""
+    """A file that is written anew for each mutant."""
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("scratch")
+        self._file = tempfile.TemporaryFile()
+        self.descriptor = self._file.fileno()
 
     def fill(self, content: bytes) -> int:
         os.ftruncate(self.descriptor, 0)
@@ -91,7 +93,8 @@ def reading(kind: str) -> Reading:
 def main() -> None:
     """Read mutants until all are read."""
     folder, kind, count, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     series = Series.of(folder, kind, seed)
     read = reading(kind)
     codes: Counter[str] = Counter()
@@ -112,8 +115,9 @@ def main() -> None:
             failures.append((number, repr(error)))
         slowest = max(slowest, (time.perf_counter() - started, number))
     # Not `ru_maxrss`: that begins at the peak of the process which started this one.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    status = Path("/proc/self/status")
+    text = status.read_text() if status.exists() else "VmHWM: 0 kB"
+    peak = int(text.partition("VmHWM:")[2].split()[0]) * 1024
     found = {"codes": codes, "accepted": accepted, "failures": failures, "slowest": slowest}
     sys.stdout.write(json.dumps(found | {"peak_bytes": peak}) + "\n")
 

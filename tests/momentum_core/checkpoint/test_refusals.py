@@ -16,7 +16,10 @@ from tests.corpus.npz_files import honest_npz
 from tests.corpus.safetensors_files import honest_safetensors
 from tests.corpus.torch_files import honest_legacy, honest_zip
 
-CHECKPOINTS = [case for case in CASES if case.kind == "checkpoint"]
+# Those that ask for all the memory they may are sent to the service only, which measures it.
+CHECKPOINTS = [
+    case for case in CASES if case.kind == "checkpoint" and not case.name.startswith(("M48", "S18"))
+]
 DATASETS = [case for case in CASES if case.kind == "dataset"]
 
 
