@@ -38,8 +38,8 @@ class Scratch:
     """A file that is written anew for each mutant."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()
-        self.descriptor = self._file.fileno()
+        self.descriptor, name = tempfile.mkstemp()
+        os.unlink(name)
 
     def fill(self, content: bytes) -> int:
         os.ftruncate(self.descriptor, 0)

@@ -60,27 +60,28 @@ def main() -> int:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Open what is needed, put up the walls, and only then look into the file."""
     limits = Limits(**request["limits"])
     if request["task"] == "sandbox":
         return _close(request).to_json()
     # Its size is asked for here; behind the walls it could not be.
     source = ByteSource(request["source"])
-    if request["task"] == "dataset":
-        from momentum_core.image_archive.inspection import inspect_open_dataset
-        from momentum_core.image_archive.pixels import ImageForm
-
+    if request["task"] == "checkpoint":
         _close(request)
-        form = ImageForm(**request["form"])
-        return inspect_open_dataset(
-            source,
-            request["target"],
-            num_classes=request["num_classes"],
-            form=form,
-            limits=limits,
+        return inspect_open_checkpoint(
+            source, request["target"], architecture=request["architecture"], limits=limits
         ).to_json()
+    # Pillow takes its time to load; checkpoints need none of it.
+    from momentum_core.image_archive.inspection import inspect_open_dataset
+    from momentum_core.image_archive.pixels import ImageForm
+
     _close(request)
-    return inspect_open_checkpoint(
-        source, request["target"], architecture=request["architecture"], limits=limits
+    return inspect_open_dataset(
+        source,
+        request["target"],
+        num_classes=request["num_classes"],
+        form=ImageForm(**request["form"]),
+        limits=limits,
     ).to_json()
 
 
