@@ -1,21 +1,30 @@
-"""Celery's task: takes a job's id, calls `run_job`, and holds what a child reuses between jobs."""
+"""Celery's task: takes a job's id, calls `run_job`, and holds what a child reuses between jobs.
+
+A child imports this module, not the entry module: what prepares a child is connected here.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
+from celery.signals import worker_process_init
 
+from momentum_core.errors import MomentumError
 from worker.broker import worker_name
+from worker.contract.lifeline import die_with_parent
 from worker.contract.messages import CONVERT_TASK
 from worker.contract.settings import Settings
 
 # torch is imported in the children only: their parent stays small and starts at once.
 if TYPE_CHECKING:
     from worker.run_job import Services
+
+logger = logging.getLogger(__name__)
 
 
 @shared_task(name=CONVERT_TASK)
@@ -35,3 +44,15 @@ def prepare() -> Services:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     return create_services(Settings(), worker=worker_name(os.getppid()))
+
+
+@worker_process_init.connect
+def _prepare_child(**_: Any) -> None:
+    die_with_parent(os.getppid())
+    try:
+        prepare()
+    except MomentumError as error:
+        # Celery would go on without it, and every job would wait for ever.
+        logger.critical("the worker cannot work: %s", error)
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(1)

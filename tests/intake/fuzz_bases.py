@@ -95,4 +95,6 @@ def stored_weights() -> tuple[dict[str, Tensor], dict[str, tuple[int, bytes]]]:
 
 def raw(tensor: torch.Tensor) -> bytes:
     """Bytes of a tensor, in row-major order."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    # A copy: one element may have any stride, which `contiguous` leaves and `view` refuses.
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.reshape(-1))
+    return flat.view(torch.uint8).numpy().tobytes()
