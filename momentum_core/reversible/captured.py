@@ -11,8 +11,15 @@ from momentum_core.errors import ReversibilityError
 from momentum_core.reversible.sharding import is_sharded, sharded_error
 
 
-def check_captured(root: Node, block: nn.Module, known: Iterable[Tensor], where: str) -> None:
-    """Raise if the graph under `root` reaches a tensor that is not among `known`.
+def check_captured(
+    root: Node,
+    block: nn.Module,
+    known: Iterable[Tensor],
+    where: str,
+    *,
+    position: GradientEdge | None = None,
+) -> None:
+    """Raise if the graph under `root` reaches a tensor that is neither `position` nor `known`.
 
     Such a tensor would silently get no gradient: it is used by the block, but neither its
     parameter nor an argument.
@@ -20,8 +27,10 @@ def check_captured(root: Node, block: nn.Module, known: Iterable[Tensor], where:
     Args:
         root: last node of the block's graph.
         block: the block, for the message.
-        known: the block's input, parameters and differentiable arguments.
+        known: the block's parameters and differentiable arguments, and its input if that is not
+            what `position` is for.
         where: run and block, for the message.
+        position: where the block's input, which it may write into, hung in the graph before.
 
     Raises:
         ReversibilityError: a captured tensor needs a gradient.
@@ -29,6 +38,8 @@ def check_captured(root: Node, block: nn.Module, known: Iterable[Tensor], where:
     known = tuple(known)
     leaves = {id(tensor) for tensor in known}
     borders = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
+    if position is not None:
+        borders.add(position.node)
     seen = {root}
     waiting = [root]
     while waiting:

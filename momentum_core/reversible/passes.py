@@ -86,6 +86,7 @@ def create_tape(run: Run, prefix: Prefix) -> tuple[Tape, tuple[Block, ...]]:
         plan_tiles(integers, tile_elements),
         bound_x,
         float(run.fixed_point.limit) if learned or v is not None else 0.0,
+        run.fused,
     )
     tape = Tape(
         state,

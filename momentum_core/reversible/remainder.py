@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from momentum_core.gamma import shift_of
+from momentum_core.reversible.fused import Exchange, Shift, in_memory_order
 from momentum_core.reversible.store_plan import Push, StorePlan
 from momentum_core.reversible.tiles import Tile
 
@@ -112,6 +113,31 @@ class RemainderStore:
         word.copy_(total.sub_(digit, alpha=push.next_radix))
         torch.add(digit, quotient, alpha=n, out=v)
 
+    def multiplication(self, push: Push) -> Shift | Exchange | None:
+        """Return `push` in the form that compiled code takes, or None if it has no such form."""
+        assert self._word is not None
+        word = in_memory_order(self._word)
+        if self._shift is None:
+            n, d = self._plan.gamma.numerator, self._plan.gamma.denominator
+            return Exchange(
+                numerator=_scalar(n),
+                denominator=_scalar(d),
+                radix=_scalar(push.radix),
+                next_radix=_scalar(push.next_radix),
+                word=word,
+            )
+        if push.spills_after > 1:
+            return None
+        held = push.radix.bit_length() - 1
+        spilled = in_memory_order(self._bytes[-1]) if push.spills_after else None
+        return Shift(
+            mask=_scalar(2**self._shift - 1),
+            bits=_scalar(self._shift),
+            held=_scalar(held),
+            word=word,
+            spilled=spilled,
+        )
+
     def end_push(self) -> None:
         """Close the multiplication."""
         self._depth += 1
@@ -161,6 +187,10 @@ class RemainderStore:
 
     def _zeros(self) -> Tensor:
         return torch.zeros_like(self._like, dtype=_WORD[self._plan.accumulator_bits])
+
+
+def _scalar(value: int) -> Tensor:
+    return torch.tensor(value, dtype=torch.int32)
 
 
 def _low_byte(values: Tensor, out: Tensor) -> Tensor:

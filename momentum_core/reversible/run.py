@@ -28,6 +28,7 @@ class Run:
     fixed_point: FixedPoint
     arguments: Arguments
     stored: bool
+    fused: bool | None
 
     def where(self, number: int) -> str:
         """Name block `number` in a message."""

@@ -63,6 +63,7 @@ class MomentumStack(nn.Module):
         state_bits: int = 32,
         scale_bits: int | None = None,
         activation_range: float | None = None,
+        fused: bool | None = None,
         name: str = "momentum stack",
     ) -> None:
         """Build the stack.
@@ -84,6 +85,9 @@ class MomentumStack(nn.Module):
             state_bits: width of the integers, 32 or 16.
             scale_bits: their binary places; by default chosen from depth, gamma and range.
             activation_range: largest magnitude of any position, if known.
+            fused: whether the rule's arithmetic is compiled into one pass over memory. None does so
+                once a process has spent as long on it as the compiler needs (about ten seconds),
+                if there is a compiler; the results are the same bits.
             name: the run's name in messages.
 
         Raises:
@@ -104,6 +108,7 @@ class MomentumStack(nn.Module):
         self.backward_mode = backward
         self.skip = skip
         self.channel_dim = channel_dim
+        self.fused = fused
         self.name = name
         self.initial_velocity = initial_velocity
         self._scheme_coefficients = scheme_coefficients(scheme, self.gamma, num_blocks)
@@ -236,6 +241,7 @@ class MomentumStack(nn.Module):
             fixed_point=self.fixed_point,
             arguments=Arguments(args, kwargs),
             stored=self.backward_mode == "stored",
+            fused=self.fused,
         )
 
     def _rule_tensors(self) -> RuleTensors:

@@ -66,7 +66,7 @@ class Tape:
 
     def read_position(self) -> Tensor:
         """Return the position as the blocks see it, a new tensor."""
-        return self.state.fixed_point.decode(self.state.x, self.state.dtype)
+        return update.read_position(self.state)
 
     def start(self, block: Block, *, keep_graph: bool) -> Evaluation | None:
         """Set the velocity to what the module of `block` gives at the first position."""
@@ -198,26 +198,29 @@ class Tape:
             raise
 
     def _first_run(self, block: Block) -> Evaluation:
-        x, leaves, call = self._prepare(block)
+        x, position, leaves, call = self._prepare(block)
         device = self.state.x.device
         arguments = self._arguments.tensors
         output, circumstances = replay.first_run(block.module, call, arguments, device)
         self._history.append(circumstances)
         check_output(output, self.state.x.shape, block.where)
-        evaluation = self._evaluate(block, output, x, leaves)
+        evaluation = self._evaluate(block, output, x, position, leaves)
         if evaluation.root is not None:
-            known = (x, *block.parameters, *leaves)
-            check_captured(evaluation.root.node, block.module, known, block.where)
+            known = (*block.parameters, *leaves)
+            root = evaluation.root.node
+            check_captured(root, block.module, known, block.where, position=position)
         return evaluation
 
     def _second_run(self, block: Block) -> Evaluation:
         circumstances = self._history.pop()
         replay.check_unchanged(circumstances, block.where)
-        x, leaves, call = self._prepare(block)
+        x, position, leaves, call = self._prepare(block)
         output = replay.second_run(circumstances, call, self.state.x.device)
-        return self._evaluate(block, output, x, leaves)
+        return self._evaluate(block, output, x, position, leaves)
 
-    def _prepare(self, block: Block) -> tuple[Tensor, tuple[Tensor, ...], Callable[[], Any]]:
+    def _prepare(
+        self, block: Block
+    ) -> tuple[Tensor, GradientEdge | None, tuple[Tensor, ...], Callable[[], Any]]:
         with torch.enable_grad():
             if self.position or self._position_needs_grad:
                 anchor = torch.empty((), requires_grad=True)
@@ -227,12 +230,17 @@ class Tape:
             leaves = tuple(
                 tensor.detach().requires_grad_() for tensor in self._arguments.differentiable
             )
-        return x, leaves, self._arguments.call(block.module, x, leaves)
+        # Now: once the block has written into x, x hangs behind what it wrote.
+        return x, edge_of(x), leaves, self._arguments.call(block.module, x, leaves)
 
     def _evaluate(
-        self, block: Block, output: Tensor, x: Tensor, leaves: tuple[Tensor, ...]
+        self,
+        block: Block,
+        output: Tensor,
+        x: Tensor,
+        position: GradientEdge | None,
+        leaves: tuple[Tensor, ...],
     ) -> Evaluation:
-        position = edge_of(x)
         inputs: tuple[GradientEdge | Tensor, ...] = (*block.parameters, *leaves)
         if position is not None:
             inputs = (position, *inputs)

@@ -8,14 +8,17 @@ Both directions call `increment`, so what one adds the other takes away, to the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from momentum_core.errors import StateRangeError
+from momentum_core.reversible import fused
 from momentum_core.reversible.fixed_point import FixedPoint, work_dtype
 from momentum_core.reversible.remainder import RemainderStore
+from momentum_core.reversible.store_plan import Push
 from momentum_core.reversible.tiles import Tile
 
 
@@ -53,6 +56,9 @@ class IntegerState:
 
     bound_v: float
     """No velocity is larger than this, in units (likewise)."""
+
+    fused: bool | None = None
+    """Whether updates are compiled; None does so where it pays."""
 
     def held_bytes(self) -> int:
         """Return the bytes of memory that the state holds."""
@@ -97,20 +103,29 @@ class RangeCheck:
         """
         if values.numel() == 0:
             return values
-        low, high = values.aminmax()
         limit = self.fixed_point.limit if limit is None else limit
+        self.admit_extent(torch.stack(values.aminmax()), what, scale=scale, limit=limit)
         if not self.deferred:
-            lowest, highest = low.item(), high.item()
-            if not (lowest >= -limit and highest <= limit):
-                reached = max(abs(lowest), abs(highest)) / scale
-                raise self._error(self.where, what, reached, limit / scale)
-            self.largest_seen = max(self.largest_seen, -lowest, highest)
             return values
-        bounds = torch.stack((low, high)).to(torch.float64) / scale
-        self._failures.append((self.where, what, bounds, limit / scale))
         if values.is_floating_point():
             values.nan_to_num_(nan=0.0)
         return values.clamp_(-limit, limit)
+
+    def admit_extent(self, extent: Tensor, what: str, *, scale: float, limit: int) -> None:
+        """Do the same for values of which only the smallest and the largest are given, shape (2,).
+
+        Raises:
+            StateRangeError: not deferred, and a value does not fit.
+        """
+        if self.deferred:
+            bounds = extent.to(torch.float64) / scale
+            self._failures.append((self.where, what, bounds, limit / scale))
+            return
+        lowest, highest = extent.tolist()
+        if not (lowest >= -limit and highest <= limit):
+            reached = max(abs(lowest), abs(highest)) / scale
+            raise self._error(self.where, what, reached, limit / scale)
+        self.largest_seen = max(self.largest_seen, -lowest, highest)
 
     def any_failed(self) -> Tensor | None:
         """Return a bool tensor on the device: whether a recorded value did not fit."""
@@ -181,7 +196,11 @@ def advance(
     push = store.begin_push() if multiply else None
     narrow = point.state_bits == 16
     check.largest_seen = 0.0
-    for tile in state.tiles:
+    extent = _call_fused(fused.advance, state, block_output, seen, rule, correction, push)
+    if extent is not None:
+        what = "its contribution to the velocity"
+        check.admit_extent(extent, what, scale=point.velocity_scale, limit=point.limit)
+    for tile in state.tiles if extent is None else ():
         real = _rounded_increment(state, tile, block_output, seen, rule, correction)
         real = check.admit(real, "its contribution to the velocity", scale=point.velocity_scale)
         step = real.to(torch.int32)
@@ -223,8 +242,27 @@ def _check_bounds(state: IntegerState, check: RangeCheck) -> None:
         state.bound_x = check.largest_seen
 
 
+def read_position(state: IntegerState) -> Tensor:
+    """Return the position as the blocks see it, a new tensor."""
+    if _wants_fused(state):
+        floats = torch.empty_like(state.x, dtype=state.dtype)
+        x, into = fused.in_memory_order(state.x), fused.in_memory_order(floats)
+        with torch.no_grad():
+            done = fused.compiler.call(fused.read, x, into, _numbers(state), fused=state.fused)
+        if done is not None:
+            return floats
+    return state.fixed_point.decode(state.x, state.dtype)
+
+
 def rewind_position(state: IntegerState) -> None:
     """Take the velocity off the position, in place: x = x' - v'."""
+    if _wants_fused(state):
+        x, v = fused.in_memory_order(state.x), fused.in_memory_order(state.v)
+        if (
+            fused.compiler.call(fused.rewind_position, x, v, _numbers(state), fused=state.fused)
+            is not None
+        ):
+            return
     for tile in state.tiles:
         # In 32 bits, as on the way forward: rounding must not wrap.
         wide = state.v[tile].to(torch.int32)
@@ -248,7 +286,8 @@ def rewind_velocity(
     store = state.store
     push = store.begin_pop() if multiply else None
     narrow = state.fixed_point.state_bits == 16
-    for tile in state.tiles:
+    done = _call_fused(fused.rewind_velocity, state, block_output, seen, rule, correction, push)
+    for tile in state.tiles if done is None else ():
         real = _rounded_increment(state, tile, block_output, seen, rule, correction)
         v = state.v[tile]
         wide = v.to(torch.int32) if narrow else v
@@ -259,6 +298,64 @@ def rewind_velocity(
             v.copy_(wide)
     if push is not None:
         store.end_pop(push)
+
+
+def _wants_fused(state: IntegerState) -> bool:
+    is_wide = state.fixed_point.state_bits == 32
+    return is_wide and fused.compiler.wants(state.x, fused=state.fused)
+
+
+def _call_fused(
+    kernel: Callable[..., Tensor],
+    state: IntegerState,
+    block_output: Tensor,
+    seen: Tensor | None,
+    rule: BlockRule,
+    correction: float,
+    push: Push | None,
+) -> Tensor | None:
+    """Return what `fused.advance` or `fused.rewind_velocity` returns; None where neither can."""
+    has_tensors = rule.offset is not None or rule.predictor is not None
+    if has_tensors or isinstance(rule.coefficient, Tensor) or not _wants_fused(state):
+        return None
+    multiplication = None if push is None else state.store.multiplication(push)
+    if push is not None and multiplication is None:
+        return None
+    return fused.compiler.call(
+        kernel,
+        _in_order_of(state.x, block_output),
+        None if seen is None else _in_order_of(state.x, seen),
+        fused.in_memory_order(state.x),
+        fused.in_memory_order(state.v),
+        _numbers(state, rule.coefficient, correction),
+        multiplication,
+        state.dtype,
+        rule.includes_skip,
+        fused=state.fused,
+    )
+
+
+def _in_order_of(x: Tensor, values: Tensor) -> Tensor:
+    """Return `values` in one dimension, in the order in which `x` lies in memory."""
+    if values.stride() != x.stride():
+        values = torch.empty_like(x, dtype=values.dtype).copy_(values)
+    return fused.in_memory_order(values)
+
+
+def _numbers(
+    state: IntegerState, coefficient: float = 1.0, correction: float = 0.0
+) -> fused.Numbers:
+    point, work = state.fixed_point, work_dtype(state.dtype)
+    bits = point.guard_bits
+    half = 2 ** (bits - 1) if bits else 0
+    return fused.Numbers(
+        factor=torch.tensor(coefficient * point.velocity_scale, dtype=work),
+        correction=torch.tensor(correction, dtype=work),
+        decode=torch.tensor(1.0 / point.scale, dtype=work),
+        half=torch.tensor(half, dtype=torch.int32),
+        guard=torch.tensor(bits, dtype=torch.int32),
+        limit=torch.tensor(float(point.limit), dtype=work),
+    )
 
 
 def _rounded_increment(
@@ -312,12 +409,10 @@ def increment(
         factor = scale
     else:
         factor = rule.coefficient * scale
+    # In two steps: fused in one they would round once, and compiled code rounds twice.
+    result.mul_(factor)
     if correction:
-        # One pass in place of two.
-        shift = torch.tensor(correction, dtype=work, device=result.device)
-        torch.add(shift, result, alpha=factor, out=result)
-    else:
-        result.mul_(factor)
+        result.add_(correction)
     if rule.offset is not None:
         result.add_(rule.offset.to(work) * scale)
     if rule.predictor is not None:

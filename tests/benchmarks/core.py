@@ -40,7 +40,8 @@ def run() -> Iterator[Claim]:
 def _measure(blocks: Sequence[nn.Module], x: Tensor) -> dict[str, StepFigures]:
     from momentumnet import MomentumNet
 
-    stack = MomentumStack(blocks, gamma=GAMMA)
+    # As after the first minute of training: by then updates are compiled.
+    stack = MomentumStack(blocks, gamma=GAMMA, fused=True)
     authors = MomentumNet(list(blocks), gamma=GAMMA, is_residual=False, use_backprop=False)
 
     def plain(x: Tensor) -> Tensor:

@@ -1,0 +1,284 @@
+"""The update of a whole state in one pass over memory, made by `torch.compile`.
+
+Operation by operation, a block's update and its inverse pass over the state thirty times and wait
+for memory each time. Compiled they pass over it once or twice, and give the same bits: both ways
+may meet in one run. Without a compiler, or where compiling would cost more than it saves, `update`
+works operation by operation.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from momentum_core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+MIN_ELEMENTS = 2**15
+"""Below, calling a compiled function costs as much as it saves."""
+
+WORTH_COMPILING = 2**30
+"""Elements after whose update compiling has paid: operation by operation they take about as long
+as the compiler does, ten seconds on two cores."""
+
+
+@dataclass(slots=True)
+class Compiler:
+    """Decides, for one process, when the compiled update is used; compiles at first use."""
+
+    num_updated: int = 0
+    """Elements updated operation by operation where compiled code could have done it."""
+
+    broken: bool = field(default=False, init=False)
+    """Whether compiling was tried and cannot be done here."""
+
+    def wants(self, state: Tensor, *, fused: bool | None) -> bool:
+        """Return whether to update `state`, a run's positions, by compiled code.
+
+        Args:
+            state: int32, any shape.
+            fused: True and False demand an answer; None compiles once it has become worth while.
+        """
+        # Whoever watches single operations (a memory tracker, fake tensors) shall see them.
+        if fused is False or state.numel() < 2 or _get_current_dispatch_mode() is not None:
+            return False
+        if fused:
+            return True
+        if self.broken or state.numel() < MIN_ELEMENTS:
+            return False
+        self.num_updated += state.numel()
+        return self.num_updated > WORTH_COMPILING
+
+    def call(
+        self, function: Callable[..., Tensor], *arguments: Any, fused: bool | None
+    ) -> Tensor | None:
+        """Return what the compiled `function` returns, or None where it cannot be compiled.
+
+        Raises:
+            ConfigError: it cannot be compiled, and `fused` demands it.
+        """
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return _compiled(function)(*arguments)
+        except TorchDynamoException as error:
+            reason = str(error).strip().partition("\n")[0]
+            if fused:
+                raise ConfigError(
+                    f"fused=True needs torch.compile, which fails here: {reason}; install a C++ "
+                    "compiler, or leave fused at None"
+                ) from error
+            self.broken = True
+            logger.info("updates are not compiled: %s", reason)
+            return None
+
+
+compiler = Compiler()
+"""The one of this process."""
+
+
+@functools.cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # Sizes are variables: a run compiles again only for another type or kind of multiplication.
+    compiled: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
+        function, dynamic=True, fullgraph=True, recompile_limit=64
+    )
+    return compiled
+
+
+def in_memory_order(tensor: Tensor) -> Tensor:
+    """Return the elements of a dense tensor in one dimension, without a copy."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+class Numbers(NamedTuple):
+    """Numbers of the fixed-point format and of one increment; tensors, so that none is a constant.
+
+    Each has no dimension and lies on the CPU.
+    """
+
+    factor: Tensor
+    """c times units of the velocity per unit of activation, type `work`."""
+
+    correction: Tensor
+    """In units of the velocity, type `work`."""
+
+    decode: Tensor
+    """Activation per unit of the position, type `work`."""
+
+    half: Tensor
+    """Half of a position's unit in units of the velocity, int32."""
+
+    guard: Tensor
+    """Guard bits, int32."""
+
+    limit: Tensor
+    """Largest magnitude of an increment, type `work`."""
+
+
+class Shift(NamedTuple):
+    """Multiplication by 1/2^m, whose lost bits go into the store's word above those it holds."""
+
+    mask: Tensor
+    """2^m - 1, int32, as all of these."""
+
+    bits: Tensor
+    """m."""
+
+    held: Tensor
+    """Bits that the word holds before."""
+
+    word: Tensor
+    """uint8, one for each element."""
+
+    spilled: Tensor | None
+    """uint8 plane for the low byte, if the bits do not fit the word."""
+
+
+class Exchange(NamedTuple):
+    """Multiplication by n/d: the store's word takes the remainder and gives a digit."""
+
+    numerator: Tensor
+    """int32, as `denominator`, `radix` and `next_radix`."""
+
+    denominator: Tensor
+    radix: Tensor
+    next_radix: Tensor
+    word: Tensor
+    """uint8, int16 or int32, one for each element."""
+
+
+def advance(
+    output: Tensor,
+    seen: Tensor | None,
+    x: Tensor,
+    v: Tensor,
+    numbers: Numbers,
+    multiplication: Shift | Exchange | None,
+    dtype: torch.dtype,
+    includes_skip: bool,
+) -> Tensor:
+    """Move x and v one block forward, in place; see `update.advance`.
+
+    Args:
+        output: what the block returned, one dimension, in the order of `x` in memory.
+        seen: the position as the block saw it, if it is still at hand, likewise.
+        x: positions, int32.
+        v: velocities, int32.
+        numbers: of the format and the increment.
+        multiplication: of the velocity; None where it is known to be 0.
+        dtype: float type in which the block saw the position.
+        includes_skip: whether the block returns x + f(x).
+
+    Returns:
+        Smallest and largest increment, shape (2,); beyond `numbers.limit` the state is spoilt.
+    """
+    real = _increment(output, seen, x, numbers, dtype, includes_skip)
+    extent = torch.stack(torch.aminmax(real))
+    # A cast of what does not fit, or is NaN, is not defined.
+    step = torch.where(real.abs() <= numbers.limit, real, 0.0).to(torch.int32)
+    moved = _multiplied(v, multiplication) + step
+    v.copy_(moved)
+    x.copy_(x + _displacement(moved, numbers))
+    return extent
+
+
+def read(x: Tensor, into: Tensor, numbers: Numbers) -> Tensor:
+    """Write the positions into `into` as floats."""
+    return into.copy_(_decoded(x, numbers, into.dtype))
+
+
+def rewind_position(x: Tensor, v: Tensor, numbers: Numbers) -> Tensor:
+    """Take the velocity off the position, in place."""
+    x.sub_(_displacement(v, numbers))
+    return x
+
+
+def rewind_velocity(
+    output: Tensor,
+    seen: Tensor | None,
+    x: Tensor,
+    v: Tensor,
+    numbers: Numbers,
+    multiplication: Shift | Exchange | None,
+    dtype: torch.dtype,
+    includes_skip: bool,
+) -> Tensor:
+    """Undo the velocity's half of `advance`, in place; the arguments are the same."""
+    real = _increment(output, seen, x, numbers, dtype, includes_skip)
+    v.copy_(_divided(v - real.to(torch.int32), multiplication))
+    return v
+
+
+def _increment(
+    output: Tensor,
+    seen: Tensor | None,
+    x: Tensor,
+    numbers: Numbers,
+    dtype: torch.dtype,
+    includes_skip: bool,
+) -> Tensor:
+    work = numbers.factor.dtype
+    result = output.to(work)
+    if includes_skip:
+        position = _decoded(x, numbers, dtype) if seen is None else seen
+        result = result - position.to(work)
+    return (result * numbers.factor + numbers.correction).round()
+
+
+def _decoded(x: Tensor, numbers: Numbers, dtype: torch.dtype) -> Tensor:
+    return (x.to(numbers.decode.dtype) * numbers.decode).to(dtype)
+
+
+def _displacement(v: Tensor, numbers: Numbers) -> Tensor:
+    return (v + numbers.half) >> numbers.guard
+
+
+def _multiplied(v: Tensor, by: Shift | Exchange | None) -> Tensor:
+    """Return gamma * v; what is lost goes into the word (see `RemainderStore.push`)."""
+    if by is None:
+        return v
+    word = by.word.to(torch.int32)
+    if isinstance(by, Shift):
+        word = word | ((v & by.mask) << by.held)
+        if by.spilled is not None:
+            by.spilled.copy_(word & 255)
+            word = word >> 8
+        by.word.copy_(word)
+        return v >> by.bits
+    quotient = _floor_divide(v, by.denominator)
+    total = (v - quotient * by.denominator) * by.radix + word
+    digit = _floor_divide(total, by.next_radix)
+    by.word.copy_(total - digit * by.next_radix)
+    return quotient * by.numerator + digit
+
+
+def _divided(v: Tensor, by: Shift | Exchange | None) -> Tensor:
+    """Undo `_multiplied` (see `RemainderStore.pop`)."""
+    if by is None:
+        return v
+    word = by.word.to(torch.int32)
+    if isinstance(by, Shift):
+        if by.spilled is not None:
+            word = (word << 8) | by.spilled.to(torch.int32)
+        above = word >> by.held
+        by.word.copy_(word - (above << by.held))
+        return (v << by.bits) + above
+    quotient = _floor_divide(v, by.numerator)
+    total = (v - quotient * by.numerator) * by.next_radix + word
+    remainder = _floor_divide(total, by.radix)
+    by.word.copy_(total - remainder * by.radix)
+    return quotient * by.denominator + remainder
+
+
+def _floor_divide(values: Tensor, divisor: Tensor) -> Tensor:
+    """Return floor(values / divisor) for int32, exactly; see `remainder`."""
+    return ((values.to(torch.float64) + 0.5) / divisor).floor().to(torch.int32)
