@@ -8,12 +8,13 @@ from fastapi import FastAPI
 
 from api.dependencies import Service
 from api.problems import PROBLEM_TYPE, add_problem_handlers
-from api.routes import convert, health, jobs, zoo
+from api.routes import convert, health, jobs, uploads, zoo
 from api.schemas import ProblemView
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
 from worker.contract.job_store import JobStore
 from worker.contract.settings import Settings
+from worker.contract.upload_store import UploadStore
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -36,11 +37,15 @@ def create_app(settings: Settings) -> FastAPI:
     )
     files = FileStore(settings.data_folder)
     files.clear_temporary()
+    engine = open_database(settings.database)
     app.state.service = Service(
-        settings=settings, store=JobStore(open_database(settings.database)), files=files
+        settings=settings,
+        store=JobStore(engine),
+        files=files,
+        uploads=UploadStore(engine, files, keep_seconds=settings.upload_seconds),
     )
     add_problem_handlers(app)
-    for each in (convert, jobs, zoo, health):
+    for each in (convert, uploads, jobs, zoo, health):
         app.include_router(each.router)
     return app
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from api.problems import Problem
 
@@ -36,6 +37,17 @@ def parse_content_digest(header: str | None) -> bytes | None:
             )
         return digest
     return None
+
+
+CONTENT_DIGEST_PARAMETER: dict[str, Any] = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "SHA-256 of the body, `sha-256=:<base64>:` (RFC 9530); compared, if it is sent. "
+    "A part may have one of its own.",
+    "schema": {"type": "string"},
+}
+"""The header as OpenAPI documents it."""
 
 
 class StatedDigest:

@@ -13,6 +13,7 @@ from worker.contract.file_store import FileStore
 from worker.contract.job import DEFAULT_TENANT, Job
 from worker.contract.job_store import JobStore
 from worker.contract.settings import Settings
+from worker.contract.upload_store import UploadStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Service:
     settings: Settings
     store: JobStore
     files: FileStore
+    uploads: UploadStore
 
 
 def _service(request: Request) -> Service:
@@ -33,7 +35,8 @@ def _tenant() -> str:
     return DEFAULT_TENANT
 
 
-_ID = re.compile("[0-9a-f]{32}")
+ID = re.compile("[0-9a-f]{32}")
+"""What the ids of jobs and uploads look like."""
 
 ServiceDependency = Annotated[Service, Depends(_service)]
 TenantDependency = Annotated[str, Depends(_tenant)]
@@ -41,7 +44,7 @@ TenantDependency = Annotated[str, Depends(_tenant)]
 
 def _job(job_id: str, service: ServiceDependency, tenant: TenantDependency) -> Job:
     try:
-        if not _ID.fullmatch(job_id):
+        if not ID.fullmatch(job_id):
             raise LookupError
         return service.store.get(job_id, tenant=tenant)
     except LookupError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -54,6 +55,16 @@ class Problem(Exception):
         self.headers = headers
 
 
+def storage_full() -> Problem:
+    """Make the answer to what the disk has no room for."""
+    return Problem(
+        507,
+        "storage_full",
+        "the service has no room for the upload; have the operator free space in "
+        "MOMENTUM_DATA_DIR, then send it again",
+    )
+
+
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of `app` as a problem."""
 
@@ -76,6 +87,13 @@ def add_problem_handlers(app: FastAPI) -> None:
             "this machine cannot inspect files safely, so it takes none; its log says why: "
             "have the operator mend that, then send the file again",
         )
+
+    @app.exception_handler(OSError)
+    def _(_: Request, error: OSError) -> JSONResponse:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        problem = storage_full()
+        return _answer(problem.status, problem.code, str(problem))
 
     @app.exception_handler(RequestValidationError)
     def _(_: Request, error: RequestValidationError) -> JSONResponse:

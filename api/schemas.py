@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field
 
 from worker.contract.job import Artifact, Event, Job, JobState, Stage, Upload
+from worker.contract.upload_store import ReceivedFile
 from worker.contract.zoo import ZooEntry
 
 
@@ -84,6 +85,27 @@ class JobView(BaseModel):
                 for one in artifacts
             ],
             links=links,
+        )
+
+
+class UploadView(BaseModel):
+    """A file that was sent ahead of a request."""
+
+    id: str
+    num_bytes: int
+    sha256: str
+    created_at: datetime
+    expires_at: datetime = Field(description="When it is forgotten.")
+
+    @classmethod
+    def of(cls, file: ReceivedFile) -> Self:
+        """Show a received file."""
+        return cls(
+            id=file.id,
+            num_bytes=file.num_bytes,
+            sha256=file.sha256,
+            created_at=_time(file.created_at),
+            expires_at=_time(file.expires_at),
         )
 
 

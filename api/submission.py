@@ -71,8 +71,8 @@ def submit(
         network = _Network(facts.architecture, facts.num_classes, request.preprocessing)
         accepted["checkpoint"] = canonical, facts
     else:
-        assert request.source is not None, "checked above"
-        entry = find_zoo_entry(request.source.zoo)
+        assert request.zoo_name is not None, "checked above"
+        entry = find_zoo_entry(request.zoo_name)
         network = _Network(
             entry.architecture, entry.num_classes, request.preprocessing or entry.preprocessing
         )
@@ -102,21 +102,21 @@ def submit(
 
 
 def _check_source(request: ConvertRequest, *, has_checkpoint: bool) -> None:
-    if has_checkpoint and request.source is not None:
+    if has_checkpoint and request.zoo_name is not None:
         raise Problem(
             422,
             "ambiguous_source",
             "a checkpoint was sent and a zoo entry named; leave one of them out",
         )
-    if not has_checkpoint and request.source is None:
+    if not has_checkpoint and request.zoo_name is None:
         raise Problem(
             422,
             "missing_source",
             "there are no weights to convert; send a file as the part 'checkpoint', or name an "
             'entry of GET /zoo: {"source": {"zoo": "resnet50"}}',
         )
-    if request.source is not None and request.architecture is not None:
-        entry = find_zoo_entry(request.source.zoo)
+    if request.zoo_name is not None and request.architecture is not None:
+        entry = find_zoo_entry(request.zoo_name)
         if entry.architecture != request.architecture:
             raise Problem(
                 422,

@@ -78,7 +78,7 @@ class ModelSources:
             CheckpointError: the zoo's file is not to be had, or a stored file is damaged.
             ArchitectureError: the weights do not fit.
         """
-        entry = find_zoo_entry(request.source.zoo) if request.source is not None else None
+        entry = None if request.zoo_name is None else find_zoo_entry(request.zoo_name)
         if checkpoint is not None:
             weights = self._verified(checkpoint)
             facts = CheckpointFacts.from_json(checkpoint.facts)

@@ -21,9 +21,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker import create_celery_app
 from worker.contract.database import open_database
+from worker.contract.file_store import FileStore
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 from worker.contract.outbox import Outbox
 from worker.contract.settings import Settings
+from worker.contract.upload_store import UploadStore
 
 POLL_SECONDS = 0.2
 """Time between two looks at the outbox."""
@@ -38,10 +40,17 @@ class Relay:
     """Moves messages from the outbox to the broker, and sweeps."""
 
     def __init__(
-        self, outbox: Outbox, app: Celery, *, sweep_seconds: float, max_attempts: int
+        self,
+        outbox: Outbox,
+        uploads: UploadStore,
+        app: Celery,
+        *,
+        sweep_seconds: float,
+        max_attempts: int,
     ) -> None:
         """Sweep every `sweep_seconds`; a job has failed after `max_attempts`."""
         self._outbox = outbox
+        self._uploads = uploads
         self._app = app
         self._sweep_seconds = sweep_seconds
         self._max_attempts = max_attempts
@@ -66,7 +75,7 @@ class Relay:
             self._outbox.mark_sent(message)
 
     def sweep(self) -> None:
-        """Look for jobs without a living worker and for messages that the broker lost."""
+        """Look for jobs without a living worker, lost messages and expired uploads."""
         changed = self._outbox.requeue_expired(max_attempts=self._max_attempts)
         if changed:
             logger.warning("%d jobs had lost their worker", changed)
@@ -75,6 +84,8 @@ class Relay:
         )
         if lost:
             logger.warning("%d messages sent again", lost)
+        if dropped := self._uploads.drop_expired():
+            logger.info("%d uploads have expired", dropped)
 
     def _num_at_broker(self) -> int:
         with self._app.connection_or_acquire() as connection:
@@ -111,8 +122,10 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    engine, files = open_database(settings.database), FileStore(settings.data_folder)
     relay = Relay(
-        Outbox(open_database(settings.database)),
+        Outbox(engine),
+        UploadStore(engine, files, keep_seconds=settings.upload_seconds),
         create_celery_app(settings.broker),
         sweep_seconds=settings.sweep_seconds,
         max_attempts=settings.max_attempts,

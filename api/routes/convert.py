@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.content_digest import HEADER, StatedDigest, checked_chunks
+from api.content_digest import CONTENT_DIGEST_PARAMETER, HEADER, StatedDigest, checked_chunks
 from api.dependencies import Service, ServiceDependency, TenantDependency
 from api.multipart import MAX_REQUEST_BYTES, ReceivedParts, receive_parts, too_large
 from api.problems import Problem
 from api.request_body import parse_request, request_schema
+from api.room import check_room
 from api.schemas import JobView
 from api.submission import submit
+from worker.contract.request import ConvertRequest
 
 RETRY_SECONDS = 2
 """When it is worth asking for a job again."""
@@ -26,7 +29,10 @@ _BODY: dict[str, Any] = {
     "content": {
         "application/json": {
             "schema": request_schema(),
-            "examples": {"zoo": {"value": {"source": {"zoo": "resnet50"}}}},
+            "examples": {
+                "zoo": {"value": {"source": {"zoo": "resnet50"}}},
+                "upload": {"value": {"source": {"upload": "0123456789abcdef0123456789abcdef"}}},
+            },
         },
         "multipart/form-data": {
             "schema": {
@@ -52,22 +58,13 @@ _BODY: dict[str, Any] = {
     },
 }
 
-_CONTENT_DIGEST: dict[str, Any] = {
-    "name": HEADER,
-    "in": "header",
-    "required": False,
-    "description": "SHA-256 of the body, `sha-256=:<base64>:` (RFC 9530); compared, if it is sent. "
-    "A part may have one of its own.",
-    "schema": {"type": "string"},
-}
-
 
 @router.post(
     "/convert",
     operation_id="convert",
     summary="Convert a residual network",
     status_code=202,
-    openapi_extra={"requestBody": _BODY, "parameters": [_CONTENT_DIGEST]},
+    openapi_extra={"requestBody": _BODY, "parameters": [CONTENT_DIGEST_PARAMETER]},
 )
 async def convert(
     request: Request, response: Response, service: ServiceDependency, tenant: TenantDependency
@@ -76,7 +73,7 @@ async def convert(
 
     The answer comes once the job is durable; follow `Location` until its state is final.
     """
-    _check_room(request, service)
+    check_room(request, service)
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     digest = StatedDigest("the request", request.headers.get(HEADER))
@@ -96,11 +93,13 @@ async def convert(
                 415,
                 "unsupported_content_type",
                 f"the Content-Type is {kind[:80]!a}; send multipart/form-data with a checkpoint, "
-                "or application/json with the name of a zoo entry",
+                "or application/json with the name of a zoo entry or the id of an upload",
             )
+        wanted = parse_request(parts.request or b"")
+        await run_in_threadpool(_fetch_uploads, wanted, parts, folder, service, tenant)
         job = await run_in_threadpool(
             submit,
-            parse_request(parts.request or b""),
+            wanted,
             checkpoint=parts.files.get("checkpoint"),
             data=parts.files.get("data"),
             tenant=tenant,
@@ -113,20 +112,37 @@ async def convert(
     return JobView.of(job, [], service.store.uploads_of(job))
 
 
-def _check_room(request: Request, service: Service) -> None:
-    """Refuse before the body is read what cannot be kept."""
-    max_bytes = service.settings.max_upload_bytes
-    length = request.headers.get("content-length", "0")
-    num_bytes = int(length) if length.isdecimal() else 0
-    if num_bytes > max_bytes:
-        raise too_large(max_bytes)
-    if service.files.free_bytes() < service.settings.min_free_bytes + num_bytes:
-        raise Problem(
-            507,
-            "storage_full",
-            "the service has no room for the upload; have the operator free space in "
-            "MOMENTUM_DATA_DIR, then send it again",
-        )
+def _fetch_uploads(
+    request: ConvertRequest, parts: ReceivedParts, folder: Path, service: Service, tenant: str
+) -> None:
+    """Put the files that were sent ahead where they would be had they come as parts.
+
+    Raises:
+        Problem: there is no such upload, or a part came besides.
+    """
+    source = request.source.upload if request.source is not None else None
+    data = request.data.upload if request.data is not None else None
+    for part, upload_id in (("checkpoint", source), ("data", data)):
+        if upload_id is None:
+            continue
+        if part in parts.files:
+            raise Problem(
+                422,
+                "ambiguous_source",
+                f"the part {part!r} was sent and an upload named; leave one of them out",
+            )
+        path = folder / part
+        try:
+            # A second name for the file: dropping the upload meanwhile does no harm.
+            path.hardlink_to(service.uploads.get(upload_id, tenant=tenant).path)
+        except (LookupError, FileNotFoundError):
+            raise Problem(
+                422,
+                "unknown_upload",
+                f"there is no upload {upload_id[:80]!a}; it may have expired: send the file "
+                "again with POST /uploads",
+            ) from None
+        parts.files[part] = path
 
 
 async def _small_body(chunks: AsyncIterator[bytes]) -> bytes:

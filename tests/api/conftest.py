@@ -73,7 +73,7 @@ def stored_files(settings):
         folder = settings.data_folder
         return [
             path
-            for name in ("blobs", "tmp")
+            for name in ("blobs", "received", "tmp")
             for path in (folder / name).rglob("*")
             if path.is_file()
         ]

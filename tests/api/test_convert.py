@@ -61,7 +61,7 @@ def test_a_checkpoint_becomes_a_queued_job(client, service, stored_files):
 def test_a_zoo_name_becomes_a_queued_job(client, stored_files):
     answer = client.post("/convert", json={"source": {"zoo": "resnet50.IMAGENET1K_V1"}})
     assert answer.status_code == 202
-    assert answer.json()["request"]["source"] == {"zoo": "resnet50.IMAGENET1K_V1"}
+    assert answer.json()["request"]["source"]["zoo"] == "resnet50.IMAGENET1K_V1"
     assert stored_files() == []
 
 

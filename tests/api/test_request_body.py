@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from api.problems import Problem
 from api.request_body import parse_request, request_schema
 from momentum_core.config import Preprocessing
-from worker.contract.request import ConvertRequest, ZooSource
+from worker.contract.request import ConvertRequest, Source
 
 
 def refusal(body: str) -> Problem:
@@ -38,7 +38,7 @@ def test_every_part_of_a_request_is_read():
             }
         ).encode()
     )
-    assert request.source == ZooSource(zoo="resnet50")
+    assert request.source == Source(zoo="resnet50")
     assert request.preprocessing == Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     assert (request.conversion.gamma, request.conversion.scheme) == (0.9, "paper")
     assert (request.measurement.batch_size, request.measurement.image_size) == (4, 64)

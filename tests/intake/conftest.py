@@ -36,7 +36,12 @@ class MeasuredService:
         """Return the temporary files and the kept ones."""
         return (
             {path.name for path in (self.folder / "tmp").rglob("*")},
-            {path.name for path in (self.folder / "blobs").rglob("*") if path.is_file()},
+            {
+                path.name
+                for folder in ("blobs", "received")
+                for path in (self.folder / folder).rglob("*")
+                if path.is_file()
+            },
         )
 
 

@@ -10,12 +10,12 @@ from sqlalchemy.exc import OperationalError
 from worker.active_job import ActiveJob
 from worker.contract.job import Stage
 from worker.contract.job_claims import ClaimLostError, JobClaims
-from worker.contract.request import ConvertRequest, ZooSource
+from worker.contract.request import ConvertRequest, Source
 
 
 @pytest.fixture
 def job(store):
-    return store.submit(ConvertRequest(source=ZooSource(zoo="digits_resnet26")), tenant="default")
+    return store.submit(ConvertRequest(source=Source(zoo="digits_resnet26")), tenant="default")
 
 
 @pytest.fixture

@@ -13,21 +13,28 @@ from sqlalchemy import update
 
 from worker.broker import create_celery_app
 from worker.contract.database import database_now
+from worker.contract.file_store import FileStore
 from worker.contract.messages import CONVERT_QUEUE
-from worker.contract.request import ConvertRequest, ZooSource
+from worker.contract.request import ConvertRequest, Source
 from worker.contract.tables import outbox as messages
+from worker.contract.upload_store import UploadStore
 from worker.relay import Relay
 
 pytestmark = pytest.mark.redis
 
 
-def relay_to(url, outbox) -> Relay:
-    return Relay(outbox, create_celery_app(url), sweep_seconds=0.1, max_attempts=3)
+def relay_to(url, outbox, uploads) -> Relay:
+    return Relay(outbox, uploads, create_celery_app(url), sweep_seconds=0.1, max_attempts=3)
+
+
+@pytest.fixture
+def uploads(store, tmp_path) -> UploadStore:
+    return UploadStore(store.engine, FileStore(tmp_path / "files"), keep_seconds=3600)
 
 
 @pytest.fixture
 def submit(store):
-    request = ConvertRequest(source=ZooSource(zoo="digits_resnet26"))
+    request = ConvertRequest(source=Source(zoo="digits_resnet26"))
     return lambda: store.submit(request, tenant="default").id
 
 
@@ -36,9 +43,9 @@ def length(url) -> int:
         return client.llen(CONVERT_QUEUE)
 
 
-def test_a_job_is_announced_once_by_its_id(redis_url, outbox, submit):
+def test_a_job_is_announced_once_by_its_id(redis_url, outbox, uploads, submit):
     job_id = submit()
-    relay = relay_to(redis_url, outbox)
+    relay = relay_to(redis_url, outbox, uploads)
     relay.publish()
     relay.publish()
     relay.sweep()
@@ -49,8 +56,8 @@ def test_a_job_is_announced_once_by_its_id(redis_url, outbox, submit):
     assert outbox.waiting() == []
 
 
-def test_messages_that_the_broker_lost_are_sent_again(redis_url, outbox, submit, store):
-    relay = relay_to(redis_url, outbox)
+def test_messages_that_the_broker_lost_are_sent_again(redis_url, outbox, uploads, submit, store):
+    relay = relay_to(redis_url, outbox, uploads)
     for _ in range(3):
         submit()
     relay.publish()
@@ -67,10 +74,28 @@ def test_messages_that_the_broker_lost_are_sent_again(redis_url, outbox, submit,
     assert length(redis_url) == 3
 
 
-def test_a_broker_that_is_away_loses_nothing_and_stops_nothing(redis_url, outbox, submit, caplog):
+def test_uploads_whose_time_is_over_are_dropped(redis_url, outbox, store, tmp_path):
+    files = FileStore(tmp_path / "files")
+    uploads = UploadStore(store.engine, files, keep_seconds=0.05)
+    kept = []
+    for content in (b"one", b"two"):
+        with files.temporary_folder() as folder:
+            path = folder / "file"
+            path.write_bytes(content)
+            kept.append(uploads.keep(path, tenant="default"))
+    time.sleep(0.1)
+    relay_to(redis_url, outbox, uploads).sweep()
+    assert not any(each.path.exists() for each in kept)
+    with pytest.raises(LookupError):
+        uploads.drop(kept[0].id, tenant="default")
+
+
+def test_a_broker_that_is_away_loses_nothing_and_stops_nothing(
+    redis_url, outbox, uploads, submit, caplog
+):
     submit()
     stopped = threading.Event()
-    relay = relay_to("redis://127.0.0.1:1/0", outbox)
+    relay = relay_to("redis://127.0.0.1:1/0", outbox, uploads)
     thread = threading.Thread(target=relay.run, args=(stopped,))
     thread.start()
     time.sleep(1.5)
@@ -80,5 +105,5 @@ def test_a_broker_that_is_away_loses_nothing_and_stops_nothing(redis_url, outbox
     assert not thread.is_alive()
     assert len(outbox.waiting()) == 1
     assert caplog.text.count("do not answer") == 1
-    relay_to(redis_url, outbox).publish()
+    relay_to(redis_url, outbox, uploads).publish()
     assert length(redis_url) == 1

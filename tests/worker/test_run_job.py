@@ -24,13 +24,13 @@ from worker.active_job import ActiveJob
 from worker.contract.job import JobState, Upload
 from worker.contract.job_claims import JobClaims
 from worker.contract.job_store import new_id
-from worker.contract.request import ConvertRequest, ZooSource
+from worker.contract.request import ConvertRequest, Source
 from worker.contract.zoo import find_zoo_entry
 from worker.run_job import run_job
 from worker.zoo import shipped_dataset
 
 DIGITS = ConvertRequest(
-    source=ZooSource(zoo="digits_resnet26"),
+    source=Source(zoo="digits_resnet26"),
     measurement=MeasurementConfig(batch_size=16, repeats=1),
     refinement=RefinementConfig(max_steps=12, batch_size=64),
 )
@@ -152,7 +152,7 @@ def test_without_refinement_the_weights_stay(run, file_of):
 
 
 def test_a_zoo_entry_that_is_not_at_hand_fails_with_the_remedy(run, store):
-    job = run(replace(DIGITS, source=ZooSource(zoo="resnet18")))
+    job = run(replace(DIGITS, source=Source(zoo="resnet18")))
     assert (job.state, job.error.code) == (JobState.FAILED, "zoo_unavailable")
     assert "resnet18-f37072fd.pth" in job.error.message
     assert store.artifacts_of(job.id) == []
@@ -235,7 +235,7 @@ def test_a_message_too_many_changes_nothing(run, services, store):
 
 def test_nothing_temporary_is_left(run, settings):
     run(DIGITS)
-    run(replace(DIGITS, source=ZooSource(zoo="resnet18")))
+    run(replace(DIGITS, source=Source(zoo="resnet18")))
     assert list((settings.data_folder / "tmp").iterdir()) == []
 
 
@@ -272,7 +272,7 @@ def zoo_of_resnet18(settings, monkeypatch):
     )
     made.rename(settings.zoo_folder / entry.file_name)
     monkeypatch.setattr(zoo, "ZOO", (entry,))
-    return ConvertRequest(source=ZooSource(zoo="resnet18"))
+    return ConvertRequest(source=Source(zoo="resnet18"))
 
 
 def test_a_full_disk_is_not_the_files_fault(run, monkeypatch):

@@ -1,6 +1,7 @@
 """The files of uploads and artifacts: named by their SHA-256, written once, never changed.
 
 <data folder>/blobs/ab/ab12...     what the record points to
+<data folder>/received/<id>        what was sent ahead of a request, under the upload's id
 <data folder>/tmp/                 what is being received or made
 """
 
@@ -33,9 +34,10 @@ class FileStore:
     def __init__(self, folder: Path) -> None:
         """Use `folder`, which is made if it is not there; only its owner may look in."""
         self._blobs = folder / "blobs"
+        self._received = folder / "received"
         self._temporary = folder / "tmp"
         self._lock = folder / "tmp.lock"
-        for each in (folder, self._blobs, self._temporary):
+        for each in (folder, self._blobs, self._received, self._temporary):
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager
@@ -59,13 +61,25 @@ class FileStore:
 
         It is synced before it gets its name. A file that the store holds already is kept.
         """
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        num_bytes = path.stat().st_size
-        target = self.path_of(sha256)
+        stored = _described(path)
+        target = self.path_of(stored.sha256)
         target.parent.mkdir(exist_ok=True, mode=0o700)
         move_file(path, target)
-        return StoredFile(sha256, num_bytes)
+        return stored
+
+    def put_received(self, path: Path, upload_id: str) -> StoredFile:
+        """Take a file that nothing has looked into; it has a name of its own and can be dropped."""
+        stored = _described(path)
+        move_file(path, self.received_path(upload_id))
+        return stored
+
+    def received_path(self, upload_id: str) -> Path:
+        """Return where the file of an upload lies, if the store holds it."""
+        return self._received / upload_id
+
+    def drop_received(self, upload_id: str) -> None:
+        """Remove the file of an upload, if it is there."""
+        self.received_path(upload_id).unlink(missing_ok=True)
 
     def path_of(self, sha256: str) -> Path:
         """Return where the file with this SHA-256 lies, if the store holds it."""
@@ -101,3 +115,9 @@ class FileStore:
     def free_bytes(self) -> int:
         """Return the free space of the store's disk."""
         return shutil.disk_usage(self._temporary).free
+
+
+def _described(path: Path) -> StoredFile:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return StoredFile(sha256, os.fstat(file.fileno()).st_size)

@@ -18,19 +18,37 @@ MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ZooSource:
-    """Weights of the model zoo."""
+class Source:
+    """Weights that do not come along with the request."""
 
-    zoo: str
-    """Name of the entry, as in GET /zoo."""
+    zoo: str | None = None
+    """Name of a zoo entry, as in GET /zoo."""
+
+    upload: str | None = None
+    """Id of a checkpoint that was sent with POST /uploads."""
+
+    def __post_init__(self) -> None:
+        if (self.zoo is None) == (self.upload is None):
+            raise ConfigError("source names either a zoo entry or an upload, one of the two")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSource:
+    """Data that do not come along with the request."""
+
+    upload: str
+    """Id of a data set that was sent with POST /uploads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertRequest:
     """One conversion."""
 
-    source: ZooSource | None = None
-    """Weights of the model zoo; None when a checkpoint is sent."""
+    source: Source | None = None
+    """Where the weights come from; None when a checkpoint is sent along."""
+
+    data: DataSource | None = None
+    """Where the data come from; None when they are sent along, or there are none."""
 
     architecture: str | None = None
     """Architecture of the checkpoint; None finds it from names and shapes."""
@@ -56,6 +74,11 @@ class ConvertRequest:
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be a whole number from 0 to {MAX_SEED}")
 
+    @property
+    def zoo_name(self) -> str | None:
+        """Name of the zoo entry whose weights are wanted."""
+        return None if self.source is None else self.source.zoo
+
     def to_json(self) -> dict[str, Any]:
         """Return the request as JSON values."""
         return asdict(self)
@@ -63,11 +86,12 @@ class ConvertRequest:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Make the request of what `to_json` gave."""
-        source, given = values["source"], values["preprocessing"]
+        source, data, given = values["source"], values.get("data"), values["preprocessing"]
         return cls(
             **values
             | {
-                "source": source and ZooSource(**source),
+                "source": source and Source(**source),
+                "data": data and DataSource(**data),
                 "preprocessing": given
                 and Preprocessing(mean=tuple(given["mean"]), std=tuple(given["std"])),
                 "conversion": ConversionConfig(**values["conversion"]),

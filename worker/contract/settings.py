@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Free space of the data folder's disk below which no upload is accepted.",
     )
+    upload_hours: float = Field(
+        default=24.0,
+        gt=0,
+        description="Time that a file sent with `POST /uploads` is kept.",
+    )
     lease_seconds: float = Field(
         default=15.0,
         ge=1,
@@ -90,6 +95,11 @@ class Settings(BaseSettings):
     def limits(self) -> Limits:
         """The bounds of what a file that is sent may ask for."""
         return Limits(**self.intake_limits)
+
+    @property
+    def upload_seconds(self) -> float:
+        """Time that a file sent ahead is kept."""
+        return self.upload_hours * 3600
 
     @cached_property
     def data_folder(self) -> Path:

@@ -8,7 +8,7 @@ from worker.contract.database import open_database
 from worker.contract.job_claims import JobClaims
 from worker.contract.job_store import JobStore
 from worker.contract.outbox import Outbox
-from worker.contract.request import ConvertRequest, ZooSource
+from worker.contract.request import ConvertRequest, Source
 
 LEASE_SECONDS = 30.0
 
@@ -44,4 +44,4 @@ def outbox(engine) -> Outbox:
 
 @pytest.fixture
 def job(store):
-    return store.submit(ConvertRequest(source=ZooSource(zoo="digits_resnet26")), tenant="default")
+    return store.submit(ConvertRequest(source=Source(zoo="digits_resnet26")), tenant="default")

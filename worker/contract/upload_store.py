@@ -1,0 +1,117 @@
+"""Files that are sent ahead of a request: kept as they came until they expire.
+
+Nothing has looked into them yet; a request that names one has it inspected as if it came along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, Engine, and_, delete, insert, select
+
+from worker.contract.database import database_now, reading
+from worker.contract.file_store import FileStore
+from worker.contract.job_store import new_id
+from worker.contract.tables import uploads
+
+RECEIVED = "received"
+"""Kind of the rows of `uploads` that this module works on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReceivedFile:
+    """A file that was sent and not looked into."""
+
+    id: str
+    sha256: str
+    num_bytes: int
+    created_at: float
+    """Seconds since 1970 by the database's clock."""
+    expires_at: float
+    path: Path
+
+
+class UploadStore:
+    """Received files as users see them; every method but the sweep takes the tenant that asks."""
+
+    def __init__(self, engine: Engine, files: FileStore, *, keep_seconds: float) -> None:
+        """Use the record and the file store; a file is kept for `keep_seconds`."""
+        self._engine = engine
+        self._reader = reading(engine)
+        self._files = files
+        self._keep_seconds = keep_seconds
+
+    def keep(self, path: Path, *, tenant: str) -> ReceivedFile:
+        """Take a file from a temporary folder of the file store; it is durable afterwards."""
+        upload_id = new_id()
+        stored = self._files.put_received(path, upload_id)
+        with self._engine.begin() as connection:
+            now = connection.scalar(select(database_now()))
+            assert now is not None
+            row = {
+                "id": upload_id,
+                "tenant": tenant,
+                "kind": RECEIVED,
+                "blob_sha256": stored.sha256,
+                "num_bytes": stored.num_bytes,
+                "facts": {},
+                "created_at": now,
+                "expires_at": now + self._keep_seconds,
+            }
+            connection.execute(insert(uploads), row)
+        return ReceivedFile(
+            id=upload_id,
+            sha256=stored.sha256,
+            num_bytes=stored.num_bytes,
+            created_at=now,
+            expires_at=now + self._keep_seconds,
+            path=self._files.received_path(upload_id),
+        )
+
+    def get(self, upload_id: str, *, tenant: str) -> ReceivedFile:
+        """Return a file that was received and has not expired.
+
+        Raises:
+            LookupError: the tenant has none of this id.
+        """
+        mine = and_(_received(upload_id, tenant), uploads.c.expires_at > database_now())
+        with self._reader.connect() as connection:
+            row = connection.execute(select(uploads).where(mine)).one_or_none()
+        if row is None:
+            raise LookupError("no such upload")
+        return ReceivedFile(
+            id=row.id,
+            sha256=row.blob_sha256,
+            num_bytes=row.num_bytes,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            path=self._files.received_path(row.id),
+        )
+
+    def drop(self, upload_id: str, *, tenant: str) -> None:
+        """Forget a file; jobs that were made of it keep what they need.
+
+        Raises:
+            LookupError: the tenant has none of this id.
+        """
+        with self._engine.begin() as connection:
+            if not connection.execute(delete(uploads).where(_received(upload_id, tenant))).rowcount:
+                raise LookupError("no such upload")
+        self._files.drop_received(upload_id)
+
+    def drop_expired(self) -> int:
+        """Forget every file whose time is over; return how many."""
+        expired = and_(uploads.c.kind == RECEIVED, uploads.c.expires_at <= database_now())
+        with self._reader.connect() as connection:
+            found = connection.scalars(select(uploads.c.id).where(expired)).all()
+        for upload_id in found:
+            # The file first: what a crash leaves is a row, which the next sweep finds.
+            self._files.drop_received(upload_id)
+            with self._engine.begin() as connection:
+                connection.execute(delete(uploads).where(uploads.c.id == upload_id))
+        return len(found)
+
+
+def _received(upload_id: str, tenant: str) -> ColumnElement[bool]:
+    return and_(uploads.c.id == upload_id, uploads.c.tenant == tenant, uploads.c.kind == RECEIVED)
