@@ -94,9 +94,25 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return compiled
 
 
-def in_memory_order(tensor: Tensor) -> Tensor:
-    """Return the elements of a dense tensor in one dimension, without a copy."""
-    return tensor.as_strided((tensor.numel(),), (1,))
+def in_memory_order(tensor: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Return the elements of a dense tensor as they lie in memory, without a copy.
+
+    Args:
+        tensor: any shape.
+        shape: of the result; by default it has one dimension.
+    """
+    flat = tensor.as_strided((tensor.numel(),), (1,))
+    return flat if shape is None else flat.view(shape)
+
+
+def shape_by_channel(tensor: Tensor, dim: int) -> tuple[int, ...]:
+    """Return the shape of `in_memory_order` in which dimension `dim` is one of its own.
+
+    That is (outer, channels) or (outer, channels, inner).
+    """
+    channels, inner = tensor.shape[dim], tensor.stride(dim)
+    outer = tensor.numel() // (channels * inner)
+    return (outer, channels) if inner == 1 else (outer, channels, inner)
 
 
 class Numbers(NamedTuple):
@@ -106,7 +122,10 @@ class Numbers(NamedTuple):
     """
 
     factor: Tensor
-    """c times units of the velocity per unit of activation, type `work`."""
+    """c times `scale` where c is a number, else `scale`, type `work`."""
+
+    scale: Tensor
+    """Units of the velocity per unit of activation, type `work`."""
 
     correction: Tensor
     """In units of the velocity, type `work`."""
@@ -122,6 +141,14 @@ class Numbers(NamedTuple):
 
     limit: Tensor
     """Largest magnitude of an increment, type `work`."""
+
+
+class ByChannel(NamedTuple):
+    """What a rule has one number for each channel for; each broadcasts against the position."""
+
+    coefficient: Tensor | None
+    offset: Tensor | None
+    predictor: Tensor | None
 
 
 class Shift(NamedTuple):
@@ -162,6 +189,7 @@ def advance(
     x: Tensor,
     v: Tensor,
     numbers: Numbers,
+    by_channel: ByChannel | None,
     multiplication: Shift | Exchange | None,
     dtype: torch.dtype,
     includes_skip: bool,
@@ -169,11 +197,12 @@ def advance(
     """Move x and v one block forward, in place; see `update.advance`.
 
     Args:
-        output: what the block returned, one dimension, in the order of `x` in memory.
+        output: what the block returned, of the shape of `x`: that of `in_memory_order`.
         seen: the position as the block saw it, if it is still at hand, likewise.
         x: positions, int32.
         v: velocities, int32.
         numbers: of the format and the increment.
+        by_channel: numbers of the increment for each channel; None without any.
         multiplication: of the velocity; None where it is known to be 0.
         dtype: float type in which the block saw the position.
         includes_skip: whether the block returns x + f(x).
@@ -181,7 +210,7 @@ def advance(
     Returns:
         Smallest and largest increment, shape (2,); beyond `numbers.limit` the state is spoilt.
     """
-    real = _increment(output, seen, x, numbers, dtype, includes_skip)
+    real = _increment(output, seen, x, numbers, by_channel, dtype, includes_skip)
     extent = torch.stack(torch.aminmax(real))
     # A cast of what does not fit, or is NaN, is not defined.
     step = torch.where(real.abs() <= numbers.limit, real, 0.0).to(torch.int32)
@@ -208,12 +237,13 @@ def rewind_velocity(
     x: Tensor,
     v: Tensor,
     numbers: Numbers,
+    by_channel: ByChannel | None,
     multiplication: Shift | Exchange | None,
     dtype: torch.dtype,
     includes_skip: bool,
 ) -> Tensor:
     """Undo the velocity's half of `advance`, in place; the arguments are the same."""
-    real = _increment(output, seen, x, numbers, dtype, includes_skip)
+    real = _increment(output, seen, x, numbers, by_channel, dtype, includes_skip)
     v.copy_(_divided(v - real.to(torch.int32), multiplication))
     return v
 
@@ -223,15 +253,27 @@ def _increment(
     seen: Tensor | None,
     x: Tensor,
     numbers: Numbers,
+    by_channel: ByChannel | None,
     dtype: torch.dtype,
     includes_skip: bool,
 ) -> Tensor:
+    """Return what `update.increment` does, rounded; in the same order, so with the same bits."""
     work = numbers.factor.dtype
+    position = (_decoded(x, numbers, dtype) if seen is None else seen).to(work)
     result = output.to(work)
     if includes_skip:
-        position = _decoded(x, numbers, dtype) if seen is None else seen
-        result = result - position.to(work)
-    return (result * numbers.factor + numbers.correction).round()
+        result = result - position
+    if by_channel is None:
+        return (result * numbers.factor + numbers.correction).round()
+    coefficient, offset, predictor = by_channel
+    if coefficient is not None:
+        result = result * coefficient
+    result = result * numbers.factor + numbers.correction
+    if offset is not None:
+        result = result + offset.to(work) * numbers.scale
+    if predictor is not None:
+        result = result + (position * predictor) * numbers.scale
+    return result.round()
 
 
 def _decoded(x: Tensor, numbers: Numbers, dtype: torch.dtype) -> Tensor:

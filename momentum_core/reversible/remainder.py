@@ -113,10 +113,15 @@ class RemainderStore:
         word.copy_(total.sub_(digit, alpha=push.next_radix))
         torch.add(digit, quotient, alpha=n, out=v)
 
-    def multiplication(self, push: Push) -> Shift | Exchange | None:
-        """Return `push` in the form that compiled code takes, or None if it has no such form."""
+    def multiplication(self, push: Push, shape: tuple[int, ...] | None) -> Shift | Exchange | None:
+        """Return `push` in the form that compiled code takes, or None if it has no such form.
+
+        Args:
+            push: the open multiplication or its open inverse.
+            shape: that the tensors shall have in the order of memory.
+        """
         assert self._word is not None
-        word = in_memory_order(self._word)
+        word = in_memory_order(self._word, shape)
         if self._shift is None:
             n, d = self._plan.gamma.numerator, self._plan.gamma.denominator
             return Exchange(
@@ -129,7 +134,7 @@ class RemainderStore:
         if push.spills_after > 1:
             return None
         held = push.radix.bit_length() - 1
-        spilled = in_memory_order(self._bytes[-1]) if push.spills_after else None
+        spilled = in_memory_order(self._bytes[-1], shape) if push.spills_after else None
         return Shift(
             mask=_scalar(2**self._shift - 1),
             bits=_scalar(self._shift),

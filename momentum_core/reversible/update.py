@@ -315,19 +315,21 @@ def _call_fused(
     push: Push | None,
 ) -> Tensor | None:
     """Return what `fused.advance` or `fused.rewind_velocity` returns; None where neither can."""
-    has_tensors = rule.offset is not None or rule.predictor is not None
-    if has_tensors or isinstance(rule.coefficient, Tensor) or not _wants_fused(state):
+    if not _wants_fused(state):
         return None
-    multiplication = None if push is None else state.store.multiplication(push)
+    by_channel, shape = _by_channel(rule, state.x)
+    multiplication = None if push is None else state.store.multiplication(push, shape)
     if push is not None and multiplication is None:
         return None
+    coefficient = 1.0 if isinstance(rule.coefficient, Tensor) else rule.coefficient
     return fused.compiler.call(
         kernel,
-        _in_order_of(state.x, block_output),
-        None if seen is None else _in_order_of(state.x, seen),
-        fused.in_memory_order(state.x),
-        fused.in_memory_order(state.v),
-        _numbers(state, rule.coefficient, correction),
+        _in_order_of(state.x, block_output, shape),
+        None if seen is None else _in_order_of(state.x, seen, shape),
+        fused.in_memory_order(state.x, shape),
+        fused.in_memory_order(state.v, shape),
+        _numbers(state, coefficient, correction),
+        by_channel,
         multiplication,
         state.dtype,
         rule.includes_skip,
@@ -335,11 +337,33 @@ def _call_fused(
     )
 
 
-def _in_order_of(x: Tensor, values: Tensor) -> Tensor:
-    """Return `values` in one dimension, in the order in which `x` lies in memory."""
+def _by_channel(
+    rule: BlockRule, x: Tensor
+) -> tuple[fused.ByChannel | None, tuple[int, ...] | None]:
+    """Return the rule's tensors, and the shape in the order of memory that they broadcast with."""
+    coefficient = rule.coefficient if isinstance(rule.coefficient, Tensor) else None
+    tensors = (coefficient, rule.offset, rule.predictor)
+    if tensors == (None, None, None):
+        return None, None
+    dims = {
+        dim
+        for tensor in tensors
+        if tensor is not None
+        for dim, size in enumerate(tensor.shape)
+        if size > 1
+    }
+    shape = fused.shape_by_channel(x, dims.pop()) if dims else None
+    rank = 1 if shape is None else len(shape)
+    # One number for all channels, or one for each: (1,), (C,) or (C, 1).
+    sizes = (-1,) if rank < 3 else (-1, 1)
+    return fused.ByChannel(*(None if t is None else t.reshape(sizes) for t in tensors)), shape
+
+
+def _in_order_of(x: Tensor, values: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """Return `values` in the order in which `x` lies in memory."""
     if values.stride() != x.stride():
         values = torch.empty_like(x, dtype=values.dtype).copy_(values)
-    return fused.in_memory_order(values)
+    return fused.in_memory_order(values, shape)
 
 
 def _numbers(
@@ -350,6 +374,7 @@ def _numbers(
     half = 2 ** (bits - 1) if bits else 0
     return fused.Numbers(
         factor=torch.tensor(coefficient * point.velocity_scale, dtype=work),
+        scale=torch.tensor(point.velocity_scale, dtype=work),
         correction=torch.tensor(correction, dtype=work),
         decode=torch.tensor(1.0 / point.scale, dtype=work),
         half=torch.tensor(half, dtype=torch.int32),

@@ -31,13 +31,13 @@ class Block(nn.Module):
         return x.relu_() + y if self.into_input else x + y
 
 
-def _step(blocks, x, gamma, fused):
-    stack = MomentumStack(blocks, gamma=gamma, fused=fused)
+def _step(blocks, x, gamma, fused, **rule):
+    stack = MomentumStack(blocks, gamma=gamma, fused=fused, **rule)
     stack.zero_grad()
     x = x.detach().requires_grad_()
     y = stack(x)
     y.square().sum().backward()
-    return [y.detach(), x.grad, *(p.grad.clone() for p in stack.parameters())]
+    return [y.detach(), x.grad, *(p.grad.clone() for p in stack.blocks.parameters())]
 
 
 # A shift that fits the store's byte, one that spills, one that compiled code leaves to the other
@@ -58,6 +58,20 @@ def test_compiled_updates_decode_the_position_that_a_block_wrote_over():
     x = torch.randn(2, 4, 5, 5)
     for plain, compiled in zip(
         _step(blocks, x, 0.5, False), _step(blocks, x, 0.5, True), strict=True
+    ):
+        assert torch.equal(plain, compiled)
+
+
+@pytest.mark.parametrize("channels", [(), (4,)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_numbers_for_each_channel_are_compiled_too(channels, memory_format):
+    blocks = [Block() for _ in range(5)]
+    x = torch.randn(3, 4, 5, 7).to(memory_format=memory_format)
+    rule = {
+        name: torch.randn(5, *channels) * 0.3 for name in ("coefficients", "offsets", "predictors")
+    }
+    for plain, compiled in zip(
+        _step(blocks, x, 0.9, False, **rule), _step(blocks, x, 0.9, True, **rule), strict=True
     ):
         assert torch.equal(plain, compiled)
 
