@@ -6,18 +6,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import nn
 
-from momentum_core.config import ConversionConfig, Scheme
+from momentum_core.config import DEFAULT_TOLERANCE, ConversionConfig, Scheme
 from momentum_core.conversion.rule import RunRule
 from momentum_core.conversion.runs import Chain, FoundRuns, find_runs
 from momentum_core.conversion.segments import find_segments
 from momentum_core.conversion.stand_ins import CallPattern
 from momentum_core.conversion.trace import ExampleInput, ModuleCall, Trace, trace
 from momentum_core.errors import ConversionError
-from momentum_core.reversible import MomentumStack, round_gamma
+from momentum_core.reversible import MomentumStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Unconverted:
 class ConversionPlan:
     """What becomes of every part of a model."""
 
-    gamma_requested: float
+    gamma_requested: float | Literal["auto"]
     """What was asked for; each run has the fraction that is used."""
 
     scheme: Scheme
@@ -76,11 +76,18 @@ class ConversionPlan:
     notes: tuple[str, ...] = ()
     """What the reader should know besides."""
 
+    tolerance: float = DEFAULT_TOLERANCE
+    """Where `calibrate` is to choose gamma: the share of predictions that may change."""
+
     def with_config(self, config: ConversionConfig) -> Self:
         """Return the same plan with another gamma and scheme, the same in every run."""
-        gamma = round_gamma(config.gamma)
-        plan = replace(self, gamma_requested=config.gamma, scheme=config.scheme)
-        return plan.with_rules(plan.scheme_rule(run, gamma) for run in self.runs)
+        plan = replace(
+            self,
+            gamma_requested=config.gamma,
+            scheme=config.scheme,
+            tolerance=config.tolerance,
+        )
+        return plan.with_rules(plan.scheme_rule(run, config.start_gamma) for run in self.runs)
 
     def with_rules(self, rules: Iterable[RunRule]) -> Self:
         """Return the same plan with other rules, one for each run.
@@ -171,7 +178,7 @@ def plan_conversion(
     found = find_runs(evaluated, trained)
     if not found.runs:
         raise _nothing_found(model, found)
-    gamma = round_gamma(config.gamma)
+    gamma = config.start_gamma
     return ConversionPlan(
         gamma_requested=config.gamma,
         scheme=config.scheme,
@@ -182,6 +189,7 @@ def plan_conversion(
             for chain in find_segments(evaluated, trained, found.runs)
         ),
         notes=notes,
+        tolerance=config.tolerance,
     )
 
 
