@@ -17,7 +17,7 @@ from momentum_core.calibration.joint import fit_jointly
 from momentum_core.calibration.numbers import RunNumbers, rule_of
 from momentum_core.calibration.stepwise import fit_stepwise
 from momentum_core.calibration.student import Student, own_call
-from momentum_core.calibration.watch import call_of, logits_of
+from momentum_core.calibration.watch import call_of, calls_of, logits_of
 from momentum_core.config import CalibrationConfig, RuleForm
 from momentum_core.conversion import ConversionPlan, ExampleInput, RunRule
 from momentum_core.errors import ConversionError, DataError
@@ -26,7 +26,10 @@ LEADS = (0.5, 1.0)
 """Tried in the least squares; the first is nearly always the better one."""
 
 NUM_STEPWISE_IMAGES = 256
-"""Three numbers per channel need no more, and all of them are held in memory at once."""
+"""Three numbers per channel need no more."""
+
+MAX_STEPWISE_ELEMENTS = 2**26
+"""In all of these images' positions at one run: they are in memory together, several times over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,6 @@ class Bench:
             )
         self.original, self.plan, self.config = original, plan, config
         blocks = [[_module(original, name) for name in run.blocks] for run in plan.runs]
-        self.starts = [of_run[0] for of_run in blocks]
         self.ends = [of_run[-1] for of_run in blocks]
         dims = [channel_dim_of(run, own) for run, own in zip(plan.runs, blocks, strict=True)]
         self.forms: tuple[RuleForm, ...] = tuple(
@@ -89,6 +91,12 @@ class Bench:
             self._targets = [logits_of(original, batch) for batch in self.held]
         _check_targets(self._targets)
         self.student = Student(original, plan)
+        # Asked for once, kept for every fit.
+        starts = [
+            (of_run[0], run.pattern.take) for of_run, run in zip(blocks, plan.runs, strict=True)
+        ]
+        num_stepwise = _num_stepwise_batches(self.fitted, plan)
+        self._theirs = [calls_of(original, starts, batch) for batch in self.fitted[:num_stepwise]]
 
     def fit(self, gammas: Sequence[Fraction], *, leads: Sequence[float], max_steps: int) -> RunFit:
         """Fit the rules of runs with these gammas; judge on the held-back batches."""
@@ -132,16 +140,12 @@ class Bench:
 
     def _stepwise(self, rules: Sequence[RunRule], lead: float) -> tuple[float, list[RunNumbers]]:
         """Fit run after run, each behind the ones fitted before; return KL and numbers."""
-        batches = _first(self.fitted, NUM_STEPWISE_IMAGES)
         self.student.follow(rules)
         found = []
-        for number, (run, floats) in enumerate(zip(self.plan.runs, self.student.runs, strict=True)):
+        for number, floats in enumerate(self.student.runs):
             calls = [
-                (
-                    call_of(self.student.model, floats, batch, own_call),
-                    call_of(self.original, self.starts[number], batch, run.pattern.take),
-                )
-                for batch in batches
+                (call_of(self.student.model, floats, batch, own_call), theirs[number])
+                for batch, theirs in zip(self.fitted, self._theirs, strict=False)
             ]
             numbers = fit_stepwise(
                 list(floats.blocks), rules[number], calls, form=self.forms[number], lead=lead
@@ -163,17 +167,17 @@ def _module(original: nn.Module, name: str) -> nn.Module:
         ) from None
 
 
-def _first(batches: Sequence[ExampleInput], num_images: int) -> list[ExampleInput]:
-    """Return the first batches, enough to hold so many images."""
-    chosen: list[ExampleInput] = []
-    count = 0
+def _num_stepwise_batches(batches: Sequence[ExampleInput], plan: ConversionPlan) -> int:
+    """Return how many batches the least squares use, one at least."""
+    most = max(run.num_elements for run in plan.runs)
+    images = count = 0
     for batch in batches:
-        if count >= num_images:
+        if images >= NUM_STEPWISE_IMAGES or images * most >= MAX_STEPWISE_ELEMENTS:
             break
-        chosen.append(batch)
         leaves = pytree.tree_leaves(batch)
-        count += next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
-    return chosen
+        images += next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        count += 1
+    return count
 
 
 def _check_targets(targets: Sequence[Tensor]) -> None:

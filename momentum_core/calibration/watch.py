@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,19 +58,47 @@ def call_of(model: nn.Module, module: nn.Module, batch: ExampleInput, take: Take
     seen: list[RunCall] = []
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x, rest, named = take(args, kwargs)
-        # Blocks may write into their inputs.
-        seen.append(RunCall(x.clone(), rest, named))
+        seen.append(_taken(take, args, kwargs))
         raise _ReachedError
 
-    handle = module.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
+    with _before(module, stop), suppress(_ReachedError):
         logits_of(model, batch)
-    except _ReachedError:
-        pass
+    return seen[0]
+
+
+@torch.no_grad()
+def calls_of(
+    model: nn.Module, modules: Sequence[tuple[nn.Module, Take]], batch: ExampleInput
+) -> list[RunCall]:
+    """Show a batch to `model`; return what each of the modules is called with."""
+    seen: dict[int, RunCall] = {}
+
+    def keep(number: int, take: Take) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[number] = _taken(take, args, kwargs)
+
+        return hook
+
+    with ExitStack() as stack:
+        for number, (module, take) in enumerate(modules):
+            stack.enter_context(_before(module, keep(number, take)))
+        logits_of(model, batch)
+    return [seen[number] for number in range(len(modules))]
+
+
+def _taken(take: Take, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunCall:
+    x, rest, named = take(args, kwargs)
+    # Blocks may write into their inputs.
+    return RunCall(x.clone(), rest, named)
+
+
+@contextmanager
+def _before(module: nn.Module, hook: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
     finally:
         handle.remove()
-    return seen[0]
 
 
 @contextmanager
