@@ -137,5 +137,6 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def _gamma(report: dict[str, Any]) -> str:
-    gamma = report["plan"]["gamma"]
-    return f"{gamma['numerator']}/{gamma['denominator']}"
+    gammas = [run["gamma"] for run in report["plan"]["runs"]]
+    written = [f"{gamma['numerator']}/{gamma['denominator']}" for gamma in gammas]
+    return ", ".join(dict.fromkeys(written))

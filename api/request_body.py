@@ -34,7 +34,13 @@ def parse_request(body: bytes) -> ConvertRequest:
             "malformed_json",
             f"the request is no JSON: {found[0]['msg']}; check it with a JSON tool",
         )
-    errors = [{"pointer": _pointer(one["loc"]), "detail": _sentence(dict(one))} for one in found]
+    by_place: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    for one in found:
+        place = _without_branch(one["loc"])
+        by_place.setdefault(place, dict(one) | {"loc": place})
+    errors = [
+        {"pointer": _pointer(place), "detail": _sentence(one)} for place, one in by_place.items()
+    ]
     raise Problem(422, "invalid_request", "; ".join(one["detail"] for one in errors), errors=errors)
 
 
@@ -68,6 +74,15 @@ def _without_references(value: Any, definitions: dict[str, Any]) -> Any:
 @cache
 def _adapter() -> TypeAdapter[ConvertRequest]:
     return TypeAdapter(ConvertRequest)
+
+
+def _without_branch(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Cut off which type of several a value was tried as: no part of the request."""
+    for length in range(1, len(location)):
+        is_option = ".".join(map(str, location[:length])) in option_names()
+        if is_option and isinstance(location[length], str):
+            return location[:length]
+    return location
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

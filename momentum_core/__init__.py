@@ -5,6 +5,7 @@
     architectures       the networks that can be named
     reversible          the mathematics: runs of residual blocks that are exactly reversible
     conversion          from a residual model to a momentum model
+    calibration         fits the rule of the momentum model to the original's answers
     refinement          trains the momentum model briefly towards the original
     memory              what a training step holds, measured
     bundle              saves a momentum model and loads it again
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from momentum_core.bundle import load
+    from momentum_core.calibration import calibrate
     from momentum_core.config import (
+        CalibrationConfig,
         ConversionConfig,
         MeasurementConfig,
         Preprocessing,
@@ -30,22 +33,26 @@ if TYPE_CHECKING:
     from momentum_core.reversible import MomentumStack
 
 _HOME = {
+    "CalibrationConfig": "config",
     "ConversionConfig": "config",
     "MeasurementConfig": "config",
     "MomentumStack": "reversible",
     "Preprocessing": "config",
     "RefinementConfig": "config",
+    "calibrate": "calibration",
     "convert": "conversion",
     "load": "bundle",
     "plan_conversion": "conversion",
 }
 
 __all__ = [
+    "CalibrationConfig",
     "ConversionConfig",
     "MeasurementConfig",
     "MomentumStack",
     "Preprocessing",
     "RefinementConfig",
+    "calibrate",
     "convert",
     "load",
     "plan_conversion",

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from fractions import Fraction
+from typing import Literal, get_args
 
 from momentum_core.errors import ConfigError
 from momentum_core.gamma import round_gamma
 
 Scheme = Literal["compensated", "paper"]
+
+RuleForm = Literal["scalar", "channel", "offset", "predictor"]
+
+DEFAULT_TOLERANCE = 0.003
+
+UNCHOSEN_GAMMA = Fraction(1, 2)
+"""Where gamma is `auto`, until it is chosen."""
 
 
 def _check_number(name: str, value: object, *, low: float, high: float, remedy: str) -> None:
@@ -33,17 +41,53 @@ def _check_integer(name: str, value: object, *, low: int, high: int) -> None:
 class ConversionConfig:
     """How residual blocks become reversible momentum blocks."""
 
-    gamma: float = 0.5
+    gamma: float | Literal["auto"] = 0.5
     """Momentum term, rounded to a fraction (see `momentum_core.gamma`). Larger: smoother dynamics,
-    further from the original network."""
+    further from the original network, less memory. `auto` leaves it to `calibration.calibrate`,
+    which chooses one for each run; until then it is 1/2."""
 
     scheme: Scheme = "compensated"
     """`compensated` gives every block its full weight at the end; `paper` is the published rule."""
 
+    tolerance: float = DEFAULT_TOLERANCE
+    """With gamma `auto`: the share of images, 0 to 1, whose top-1 prediction may change."""
+
+    @property
+    def start_gamma(self) -> Fraction:
+        """The momentum term before any choice: the fraction that is used."""
+        return UNCHOSEN_GAMMA if self.gamma == "auto" else round_gamma(self.gamma)
+
     def __post_init__(self) -> None:
-        round_gamma(self.gamma)
+        _ = self.start_gamma
+        _check_number("tolerance", self.tolerance, low=0, high=1, remedy="try 0.003")
         if self.scheme not in ("compensated", "paper"):
             raise ConfigError(f"scheme must be 'compensated' or 'paper', got {self.scheme!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationConfig:
+    """How the numbers of the momentum rule are fitted to the original's answers."""
+
+    form: RuleForm = "predictor"
+    """What is fitted for each block: `scalar` one c, `channel` a c for each channel, `offset` c and
+    b for each channel, `predictor` c, b and p for each channel."""
+
+    max_steps: int = 60
+    """Optimizer steps after the least squares; 0 leaves it at those."""
+
+    learning_rate: float = 0.03
+    """Peak of Adam's, in units of each number's natural size; it falls to 0 along a cosine."""
+
+    held_back: float = 0.25
+    """Share of the batches that is not fitted to but decides what is kept."""
+
+    def __post_init__(self) -> None:
+        forms = get_args(RuleForm)
+        if self.form not in forms:
+            raise ConfigError(f"form must be one of {', '.join(forms)}, got {self.form!r}")
+        _check_integer("max_steps", self.max_steps, low=0, high=10_000)
+        _check_number("learning_rate", self.learning_rate, low=0, high=1, remedy="try 0.03")
+        _check_number("held_back", self.held_back, low=0.01, high=0.9, remedy="try 0.25")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

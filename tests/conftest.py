@@ -18,6 +18,12 @@ REDIS_ADDRESS = ("127.0.0.1", 6379)
 POSTGRES_ADDRESS = ("127.0.0.1", 5432)
 
 
+def shared_data_folder() -> Path | None:
+    """Return the folder of real checkpoints and data beside the project, if it is there."""
+    folder = Path(os.environ.get("MOMENTUM_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    return folder if (folder / "cifar10.npz").exists() else None
+
+
 def _absent(reason: str) -> None:
     """Skip on a user's machine; fail in CI, where nothing may be missing."""
     if os.environ.get("CI") == "true":
@@ -36,9 +42,10 @@ def _is_listening(address: tuple[str, int]) -> bool:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real checkpoints and data beside the project."""
-    folder = Path(os.environ.get("MOMENTUM_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    if not (folder / "cifar10.npz").exists():
-        _absent(f"no shared data in {folder}; set MOMENTUM_SHARED_DATA")
+    folder = shared_data_folder()
+    if folder is None:
+        _absent("no shared data in ../shared/data; set MOMENTUM_SHARED_DATA")
+    assert folder is not None
     return folder
 
 

@@ -20,7 +20,7 @@ from worker.device import describe_device
 from worker.model_source import LoadedSource
 
 REPORT_FILE = "report.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)

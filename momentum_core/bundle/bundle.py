@@ -7,7 +7,7 @@ original architecture's names, so that other programs can use them too.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,20 @@ from torch import nn
 from momentum_core.architectures import build
 from momentum_core.config import ConversionConfig, Preprocessing
 from momentum_core.conversion import (
+    RunRule,
     convert,
     load_original_state_dict,
     original_state_dict,
     plan_architecture,
+    plan_of,
 )
 from momentum_core.errors import BundleError, MomentumError
 
 WEIGHTS_FILE = "model.safetensors"
 _METADATA_KEY = "momentum_zoo"
-_SCHEMA = 1
+_SCHEMA = 2
+_READABLE = (1, 2)
+"""1 has no rules."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +51,19 @@ class BundleConfig:
     preprocessing: Preprocessing | None = None
     """How pixels become the network's input, if known."""
 
+    rules: tuple[RunRule, ...] | None = None
+    """The rule of each run, where `conversion` alone does not give it: after calibration."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as JSON values."""
-        return {"schema": _SCHEMA} | asdict(self)
+        return {
+            "schema": _SCHEMA,
+            "architecture": self.architecture,
+            "num_classes": self.num_classes,
+            "conversion": asdict(self.conversion),
+            "preprocessing": self.preprocessing and asdict(self.preprocessing),
+            "rules": self.rules and [rule.to_json() for rule in self.rules],
+        }
 
 
 def save_weights(path: Path, converted: nn.Module, config: BundleConfig) -> None:
@@ -58,7 +72,7 @@ def save_weights(path: Path, converted: nn.Module, config: BundleConfig) -> None
     Args:
         path: the safetensors file to write.
         converted: the model, as `convert` made it.
-        config: what `load` builds the model from.
+        config: what `load` builds the model from; its rules are those of the model's plan.
 
     Raises:
         ConversionError: the model was not converted.
@@ -67,6 +81,10 @@ def save_weights(path: Path, converted: nn.Module, config: BundleConfig) -> None
         name: tensor.detach().cpu().contiguous()
         for name, tensor in original_state_dict(converted).items()
     }
+    plan = plan_of(converted)
+    rules = tuple(run.rule for run in plan.runs)
+    by_config = tuple(run.rule for run in plan.with_config(config.conversion).runs)
+    config = replace(config, rules=None if rules == by_config else rules)
     save_file(weights, path, metadata={_METADATA_KEY: json.dumps(config.to_json())})
 
 
@@ -111,6 +129,8 @@ def load(path: Path | str, *, device: torch.device | str = "cpu") -> nn.Module:
         plan = plan_architecture(
             config.architecture, num_classes=config.num_classes, config=config.conversion
         )
+        if config.rules is not None:
+            plan = plan.with_rules(config.rules)
         network = build(config.architecture, num_classes=config.num_classes)
         model = convert(network, plan=plan)
         with safe_open(file, framework="pt") as opened:
@@ -127,12 +147,13 @@ def _weights_file(path: Path | str) -> Path:
 
 
 def _parse(values: dict[str, Any]) -> BundleConfig:
-    if values["schema"] != _SCHEMA:
-        raise ValueError(f"its schema is {values['schema']!r}, this version reads {_SCHEMA}")
-    given = values["preprocessing"]
+    if values["schema"] not in _READABLE:
+        raise ValueError(f"its schema is {values['schema']!r}, this version reads {_READABLE}")
+    given, rules = values["preprocessing"], values.get("rules")
     return BundleConfig(
         architecture=values["architecture"],
         num_classes=values["num_classes"],
         conversion=ConversionConfig(**values["conversion"]),
         preprocessing=given and Preprocessing(mean=tuple(given["mean"]), std=tuple(given["std"])),
+        rules=None if rules is None else tuple(RunRule.from_json(rule) for rule in rules),
     )

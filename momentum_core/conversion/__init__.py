@@ -2,7 +2,7 @@
 
 provenance trace    one forward pass, followed operator by operator and call by call
 runs segments       what becomes a run; what else is worth computing twice
-plan                the decision
+rule plan           the decision
 stand_ins convert   the converted copy, and the way back
 weights             its weights under their original names
 architecture        the plan of an architecture that can be named
@@ -17,6 +17,7 @@ from momentum_core.conversion.plan import (
     plan_conversion,
     plan_of,
 )
+from momentum_core.conversion.rule import RunRule
 from momentum_core.conversion.trace import ExampleInput
 from momentum_core.conversion.weights import load_original_state_dict, original_state_dict
 
@@ -24,6 +25,7 @@ __all__ = [
     "ConversionPlan",
     "ExampleInput",
     "PlannedRun",
+    "RunRule",
     "Unconverted",
     "convert",
     "load_original_state_dict",

@@ -81,10 +81,16 @@ def restore(converted: nn.Module) -> nn.Module:
 def _place_stack(model: nn.Module, run: PlannedRun, plan: ConversionPlan) -> None:
     blocks = [model.get_submodule(name) for name in run.blocks]
     is_plain = run.pattern.is_plain
+    # A scheme's own coefficients are not stored with the weights, and stay in double precision.
+    c, b, p = run.rule.tensors() if plan.is_calibrated(run) else (None, None, None)
     stack = MomentumStack(
         blocks if is_plain else [CalledBlock(block, run.pattern) for block in blocks],
-        gamma=plan.gamma,
+        gamma=run.gamma,
         scheme=plan.scheme,
+        coefficients=c,
+        offsets=b,
+        predictors=p,
+        channel_dim=run.rule.channel_dim,
         name=run.name,
     )
     stand_in = ConvertedRun(stack, run.pattern).train(blocks[0].training)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import nn
 
-from momentum_core.config import ConversionConfig, Scheme
+from momentum_core.config import DEFAULT_TOLERANCE, ConversionConfig, Scheme
+from momentum_core.conversion.rule import RunRule
 from momentum_core.conversion.runs import Chain, FoundRuns, find_runs
 from momentum_core.conversion.segments import find_segments
 from momentum_core.conversion.stand_ins import CallPattern
 from momentum_core.conversion.trace import ExampleInput, ModuleCall, Trace, trace
 from momentum_core.errors import ConversionError
-from momentum_core.reversible import MomentumStack, round_gamma, scheme_coefficients
+from momentum_core.reversible import MomentumStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,8 @@ class PlannedRun:
     blocks: tuple[str, ...]
     """Dotted names in the model, in the order of their calls."""
 
-    coefficients: tuple[float, ...]
-    """c of each block."""
+    rule: RunRule
+    """Gamma, and what each block is multiplied by."""
 
     shape: tuple[int, ...]
     """Of the blocks' input in the example, the batch included."""
@@ -38,6 +40,11 @@ class PlannedRun:
     def name(self) -> str:
         """Where the stack stands in the converted model: at its first block."""
         return self.blocks[0]
+
+    @property
+    def gamma(self) -> Fraction:
+        """The momentum term of this run."""
+        return self.rule.gamma
 
     @property
     def num_elements(self) -> int:
@@ -57,9 +64,8 @@ class Unconverted:
 class ConversionPlan:
     """What becomes of every part of a model."""
 
-    gamma_requested: float
-    gamma: Fraction
-    """The momentum term that is used, the nearest fraction that integers can work with."""
+    gamma_requested: float | Literal["auto"]
+    """What was asked for; each run has the fraction that is used."""
 
     scheme: Scheme
     runs: tuple[PlannedRun, ...]
@@ -70,32 +76,57 @@ class ConversionPlan:
     notes: tuple[str, ...] = ()
     """What the reader should know besides."""
 
+    tolerance: float = DEFAULT_TOLERANCE
+    """Where `calibrate` is to choose gamma: the share of predictions that may change."""
+
     def with_config(self, config: ConversionConfig) -> Self:
-        """Return the same plan with another gamma and scheme."""
-        gamma = round_gamma(config.gamma)
-        runs = tuple(
-            replace(run, coefficients=scheme_coefficients(config.scheme, gamma, len(run.blocks)))
-            for run in self.runs
+        """Return the same plan with another gamma and scheme, the same in every run."""
+        plan = replace(
+            self,
+            gamma_requested=config.gamma,
+            scheme=config.scheme,
+            tolerance=config.tolerance,
         )
-        return replace(
-            self, gamma_requested=config.gamma, gamma=gamma, scheme=config.scheme, runs=runs
-        )
+        return plan.with_rules(plan.scheme_rule(run, config.start_gamma) for run in self.runs)
+
+    def with_rules(self, rules: Iterable[RunRule]) -> Self:
+        """Return the same plan with other rules, one for each run.
+
+        Raises:
+            ConversionError: they do not fit the runs.
+        """
+        rules = tuple(rules)
+        expected = [len(run.blocks) for run in self.runs]
+        given = [len(rule.coefficients) for rule in rules]
+        if given != expected:
+            raise ConversionError(
+                f"the rules are for runs of {given} blocks, the plan has runs of {expected}; "
+                "give the rules of a plan for the same architecture",
+                code="architecture_mismatch",
+            )
+        runs = zip(self.runs, rules, strict=True)
+        return replace(self, runs=tuple(replace(run, rule=rule) for run, rule in runs))
+
+    def scheme_rule(self, run: PlannedRun, gamma: Fraction | None = None) -> RunRule:
+        """Return the rule of a run, or of the same with another gamma, without calibration."""
+        return RunRule.of_scheme(self.scheme, gamma or run.gamma, len(run.blocks))
+
+    def is_calibrated(self, run: PlannedRun) -> bool:
+        """Whether a run's rule is another than its scheme gives."""
+        return run.rule != self.scheme_rule(run)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {
-            "gamma": {
-                "requested": self.gamma_requested,
-                "numerator": self.gamma.numerator,
-                "denominator": self.gamma.denominator,
-            },
+            "gamma_requested": self.gamma_requested,
             "scheme": self.scheme,
             "runs": [
                 {
                     "blocks": list(run.blocks),
-                    "coefficients": list(run.coefficients),
                     "num_elements": run.num_elements,
+                    "calibrated": self.is_calibrated(run),
                 }
+                | run.rule.to_json()
                 for run in self.runs
             ],
             "not_converted": [{"name": one.name, "reason": one.reason} for one in self.unconverted],
@@ -104,10 +135,11 @@ class ConversionPlan:
         }
 
     def __str__(self) -> str:
-        lines = [f"gamma {self.gamma}, scheme {self.scheme}"]
+        lines = [f"scheme {self.scheme}"]
         lines += [
             f"  run {run.blocks[0]} .. {run.blocks[-1]}: {len(run.blocks)} blocks of "
-            f"{'x'.join(map(str, run.shape[1:]))}"
+            f"{'x'.join(map(str, run.shape[1:]))}, gamma {run.gamma}"
+            f"{', calibrated' if self.is_calibrated(run) else ''}"
             for run in self.runs
         ]
         lines += [f"  {one.name} stays: {one.reason}" for one in self.unconverted]
@@ -146,10 +178,9 @@ def plan_conversion(
     found = find_runs(evaluated, trained)
     if not found.runs:
         raise _nothing_found(model, found)
-    gamma = round_gamma(config.gamma)
+    gamma = config.start_gamma
     return ConversionPlan(
         gamma_requested=config.gamma,
-        gamma=gamma,
         scheme=config.scheme,
         runs=tuple(_planned(chain, gamma, config.scheme) for chain in found.runs),
         unconverted=tuple(Unconverted(call.name, reason) for call, reason in found.left_out),
@@ -158,6 +189,7 @@ def plan_conversion(
             for chain in find_segments(evaluated, trained, found.runs)
         ),
         notes=notes,
+        tolerance=config.tolerance,
     )
 
 
@@ -194,7 +226,7 @@ def _planned(chain: Chain, gamma: Fraction, scheme: Scheme) -> PlannedRun:
     assert first.output_shape is not None
     return PlannedRun(
         blocks=tuple(call.name for call in chain),
-        coefficients=scheme_coefficients(scheme, gamma, len(chain)),
+        rule=RunRule.of_scheme(scheme, gamma, len(chain)),
         shape=first.output_shape,
         pattern=CallPattern.of(first, first.residual.place),
     )

@@ -16,8 +16,13 @@ def original_state_dict(converted: nn.Module) -> dict[str, Tensor]:
     Raises:
         ConversionError: the model was not converted.
     """
-    prefixes = _prefixes(plan_of(converted))
-    return {_original(key, prefixes): tensor for key, tensor in converted.state_dict().items()}
+    plan = plan_of(converted)
+    prefixes, rules = _prefixes(plan), _rule_keys(plan)
+    return {
+        _original(key, prefixes): tensor
+        for key, tensor in converted.state_dict().items()
+        if key not in rules
+    }
 
 
 def load_original_state_dict(converted: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -26,13 +31,17 @@ def load_original_state_dict(converted: nn.Module, weights: dict[str, Tensor]) -
     Raises:
         ConversionError: the model was not converted, or keys or shapes differ.
     """
-    prefixes = _prefixes(plan_of(converted))
-    renamed = {}
-    for key in converted.state_dict():
+    plan = plan_of(converted)
+    prefixes, rules = _prefixes(plan), _rule_keys(plan)
+    renamed, used = {}, set()
+    for key, tensor in converted.state_dict().items():
         original = _original(key, prefixes)
-        if original in weights:
+        if key in rules:
+            renamed[key] = tensor
+        elif original in weights:
             renamed[key] = weights[original]
-    surplus = sorted(set(weights) - {_original(key, prefixes) for key in renamed})
+            used.add(original)
+    surplus = sorted(set(weights) - used)
     if surplus:
         raise ConversionError(
             f"the weights hold {surplus[0]!r}, which the model does not have; load weights of the "
@@ -56,6 +65,12 @@ def _prefixes(plan: ConversionPlan) -> dict[str, str]:
     for chain in plan.recomputed:
         prefixes |= {f"{chain[0]}.{i}.": f"{name}." for i, name in enumerate(chain)}
     return prefixes
+
+
+def _rule_keys(plan: ConversionPlan) -> set[str]:
+    """Return the keys of what the plan says, not the weights: c, b and p of calibrated runs."""
+    names = ("coefficients", "offsets", "predictors")
+    return {f"{run.name}.stack.{name}" for run in plan.runs for name in names}
 
 
 def _original(key: str, prefixes: dict[str, str]) -> str:

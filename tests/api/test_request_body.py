@@ -54,6 +54,12 @@ def test_every_part_of_a_request_is_read():
         ('{"conversion": {"gamma": "x"}}', "/conversion/gamma", "valid number, got 'x'"),
         ('{"conversion": {"gamma": NaN}}', "/conversion", "got nan"),
         ('{"conversion": {"gamma": true}}', "/conversion/gamma", "got True"),
+        ('{"conversion": {"gamma": "auto"}}', "", "the service does not do yet; give a number"),
+        (
+            '{"conversion": {"tolerance": 2}}',
+            "/conversion",
+            "tolerance must be a number from 0 to 1",
+        ),
         ('{"conversion": {"scheme": "best"}}', "/conversion/scheme", "'compensated' or 'paper'"),
         ('{"conversion": {"gama": 0.5}}', "/conversion/gama", "did you mean conversion.gamma?"),
         ('{"gamma": 0.5}', "/gamma", "did you mean conversion.gamma?"),

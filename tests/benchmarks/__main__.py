@@ -7,10 +7,10 @@ import sys
 
 import torch
 
-from tests.benchmarks import core
+from tests.benchmarks import core, fidelity
 from tests.benchmarks.claims import Part
 
-PARTS: dict[str, Part] = {"core": core.run}
+PARTS: dict[str, Part] = {"core": core.run, "fidelity": fidelity.run}
 
 
 def main(names: list[str]) -> int:
@@ -28,6 +28,7 @@ def main(names: list[str]) -> int:
         sys.stdout.write(f"\n## {name}\n")
         for claim in PARTS[name]():
             sys.stdout.write(f"{claim}\n")
+            sys.stdout.flush()
             failed += not claim.holds
     sys.stdout.write(f"\n{failed} claims do not hold\n" if failed else "\nall claims hold\n")
     return 1 if failed else 0

@@ -53,7 +53,7 @@ def test_a_fresh_process_gets_the_same_logits(saved, tmp_path):
 def test_the_file_alone_loads_and_says_what_it_is(saved):
     folder, _ = saved
     assert read_config(folder / "model.safetensors") == CONFIG
-    assert load(folder / "model.safetensors").plan.gamma.denominator == 10
+    assert load(folder / "model.safetensors").plan.runs[0].gamma.denominator == 10
 
 
 def test_the_weights_load_into_the_original_architecture(saved):
@@ -91,3 +91,17 @@ def test_a_missing_or_cut_file_is_refused(tmp_path, saved):
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BundleError, match="cannot be read"):
         load(tmp_path / "cut.safetensors")
+
+
+def test_a_file_of_the_first_schema_still_loads(saved, tmp_path):
+    folder, model = saved
+    old = {key: value for key, value in CONFIG.to_json().items() if key != "rules"} | {"schema": 1}
+    (tmp_path / "old").mkdir()
+    save_file(
+        load_file(folder / "model.safetensors"),
+        tmp_path / "old" / "model.safetensors",
+        metadata={"momentum_zoo": json.dumps(old)},
+    )
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "old")(x), model(x))

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from momentum_core.config import (
+    CalibrationConfig,
     ConversionConfig,
     MeasurementConfig,
     Preprocessing,
@@ -35,6 +36,12 @@ def test_an_unknown_scheme_is_refused_and_named() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "named"),
     [
+        (ConversionConfig, {"gamma": "Auto"}, "gamma"),
+        (ConversionConfig, {"tolerance": -0.1}, "tolerance"),
+        (CalibrationConfig, {"form": "matrix"}, "form"),
+        (CalibrationConfig, {"max_steps": -1}, "max_steps"),
+        (CalibrationConfig, {"learning_rate": 2}, "learning_rate"),
+        (CalibrationConfig, {"held_back": 0}, "held_back"),
         (MeasurementConfig, {"batch_size": 0}, "batch_size"),
         (MeasurementConfig, {"image_size": 4}, "image_size"),
         (MeasurementConfig, {"repeats": 2.5}, "repeats"),

@@ -242,7 +242,7 @@ def test_nothing_temporary_is_left(run, settings):
 def test_another_gamma_and_scheme_are_used_and_said(run, file_of):
     job = run(replace(DIGITS, conversion=ConversionConfig(gamma=0.1, scheme="paper")))
     report = json.loads(file_of(job, "report.json").read_text())
-    gamma = report["plan"]["gamma"]
+    gamma = report["plan"]["runs"][0]["gamma"]
     assert gamma["numerator"] / gamma["denominator"] == pytest.approx(0.1, abs=0.005)
     assert report["accuracy"]["converted"]["top1_percent"] > 98
 

@@ -67,6 +67,11 @@ class ConvertRequest:
     """Free text to find the job by."""
 
     def __post_init__(self) -> None:
+        if self.conversion.gamma == "auto":
+            raise ConfigError(
+                "gamma 'auto' is chosen by calibration, which the service does not do yet; give a "
+                "number, or use momentum_core.calibration.calibrate"
+            )
         if self.name is not None and not 0 < len(self.name) <= MAX_NAME_CHARACTERS:
             raise ConfigError(f"name must have 1 to {MAX_NAME_CHARACTERS} characters")
         if self.name is not None and not self.name.isprintable():

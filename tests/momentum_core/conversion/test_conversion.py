@@ -44,7 +44,7 @@ def test_the_plan_of_resnet50_says_what_becomes_of_every_block():
         plan = plan_conversion(
             models.resnet50(), torch.empty(2, 3, 224, 224), ConversionConfig(gamma=0.9)
         )
-    assert plan.gamma == Fraction(9, 10)
+    assert {run.gamma for run in plan.runs} == {Fraction(9, 10)}
     assert [run.blocks for run in plan.runs] == [
         ("layer1.1", "layer1.2"),
         ("layer2.1", "layer2.2", "layer2.3"),
@@ -67,7 +67,7 @@ def test_single_blocks_stay_and_the_plan_says_why():
 def test_the_coefficients_give_every_block_its_full_weight():
     run = plan_architecture("cifar_resnet20", num_classes=2).runs[0]
     # c_i = (1/2) / (1 - 2^-(N-i)) for N = 3
-    assert run.coefficients == pytest.approx((4 / 7, 2 / 3, 1.0))
+    assert run.rule.coefficients == pytest.approx((4 / 7, 2 / 3, 1.0))
 
 
 @pytest.mark.parametrize("name", IMAGES)
