@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from momentum_core.memory.prediction import StepPrediction, predict_training_step
 from momentum_core.memory.step import (
     StepMeasurement,
     measure_side_by_side,
@@ -13,6 +14,8 @@ __all__ = [
     "Category",
     "MemoryTracker",
     "StepMeasurement",
+    "StepPrediction",
     "measure_side_by_side",
     "measure_training_step",
+    "predict_training_step",
 ]

@@ -124,7 +124,8 @@ class MemoryTracker(TorchDispatchMode):
 
     def _watch(self, tensor: Tensor, category: Category, *, is_counted: bool) -> None:
         memory = tensor.untyped_storage()
-        if memory.device.type == "meta":
+        # Asked of the tensor: the storage of a fake one has no device, but the size of a real one.
+        if tensor.device.type == "meta":
             return
         key = id(memory)
         known = self._alive.get(key)

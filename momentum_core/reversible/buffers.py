@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from momentum_core.reversible.switches import is_simulated
+
 _KEPT_UNSEEN_BYTES = 2**16
 """On an accelerator a copy up to this size is kept without asking whether it is needed."""
 
@@ -109,7 +111,7 @@ def version_of(tensor: Tensor) -> int:
 
 
 def _can_look(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
+    return tensor.device.type == "cpu" and not is_simulated()
 
 
 def _is_moving_norm(module: nn.Module) -> bool:

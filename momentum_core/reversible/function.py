@@ -23,6 +23,7 @@ from momentum_core.reversible.evaluation import Block, Evaluation
 from momentum_core.reversible.fixed_point import work_dtype
 from momentum_core.reversible.pull_back import Gradients, carrier, pull_back
 from momentum_core.reversible.tape import Tape
+from momentum_core.reversible.update import BlockRule
 
 
 @dataclass(slots=True)
@@ -31,9 +32,6 @@ class Step:
 
     tape: Tape
     block: Block
-    stored: bool
-    """Whether the block's graph is kept, in place of recomputing it."""
-
     evaluation: Evaluation | None = field(default=None, init=False)
 
 
@@ -69,7 +67,7 @@ class PassBlock(torch.autograd.Function):
         """
         ctx.set_materialize_grads(False)
         ctx.step = step
-        step.evaluation = step.tape.advance(step.block, keep_graph=step.stored)
+        step.evaluation = step.tape.advance(step.block)
         return carrier(x), carrier(w)
 
     @staticmethod
@@ -81,41 +79,49 @@ class PassBlock(torch.autograd.Function):
         if grad_x is None:
             # Nothing behind this run depends on it: then nothing before it does either.
             return (None,) * len(ctx.needs_input_grad)
-        evaluation = step.evaluation or tape.rewind(block)
+        evaluation = step.evaluation or tape.recompute(block)
         if step.evaluation is not None:
             tape.forget()
             step.evaluation = None
-        # Gradients from within the run are ours to overwrite; the first comes from outside.
-        is_first = grad_w is None
-        total = grad_x.clone() if grad_w is None else _add(grad_x, grad_w, tape.gamma)
+        # Gradients from within the run are ours to overwrite; the first comes from outside, and
+        # is copied as late as can be: the block's activations are freed by then.
+        is_ours = grad_w is not None
+        total = grad_x if grad_w is None else _add(grad_x, grad_w, tape.gamma)
         grads_rule = _rule_gradients(step, evaluation, total)
         evaluation.output = None
+        needs_x, needs_w = ctx.needs_input_grad[1:3]
+        if is_ours and needs_x:
+            _take_direct_part(grad_x, total, rule)
         inner = pull_back(evaluation, total)
         grad_position = inner.pop(0) if evaluation.with_position else None
-        if ctx.needs_input_grad[1]:
-            grad_x = grad_x.clone() if is_first else grad_x
+        if not needs_x:
+            grad_x = None
+        else:
+            if not is_ours:
+                grad_x = grad_x.clone()
+                _take_direct_part(grad_x, total, rule)
             if grad_position is not None:
                 grad_x.add_(grad_position)
-            if rule.includes_skip:
-                _subtract_scaled(grad_x, total, rule.coefficient)
-            if rule.predictor is not None:
-                grad_x.add_(total * rule.predictor)
-        else:
-            grad_x = None
-        if tape.position == 0 and not step.stored:
+        if tape.position == 0:
             tape.check_start()
-        return None, grad_x, total if ctx.needs_input_grad[2] else None, *grads_rule, *inner
+        grad_w = (total if is_ours else total.clone()) if needs_w else None
+        return None, grad_x, grad_w, *grads_rule, *inner
 
 
 def _add(grad_x: Tensor, grad_w: Tensor, gamma: float) -> Tensor:
     return torch.add(grad_x, grad_w, alpha=gamma, out=grad_w)
 
 
-def _subtract_scaled(grad_x: Tensor, total: Tensor, coefficient: float | Tensor) -> None:
-    if isinstance(coefficient, Tensor):
+def _take_direct_part(grad_x: Tensor, total: Tensor, rule: BlockRule) -> None:
+    """Add what reaches the position past the block: -c * g for the skip, p * g; in place."""
+    coefficient = rule.coefficient
+    if rule.includes_skip and isinstance(coefficient, Tensor):
         grad_x.sub_(total * coefficient)
-    else:
+    elif rule.includes_skip:
+        assert not isinstance(coefficient, Tensor)
         grad_x.sub_(total, alpha=coefficient)
+    if rule.predictor is not None:
+        grad_x.add_(total * rule.predictor)
 
 
 class InitialVelocity(torch.autograd.Function):
@@ -126,7 +132,7 @@ class InitialVelocity(torch.autograd.Function):
         """Set the tape's velocity; return the carriers of x and w."""
         ctx.set_materialize_grads(False)
         ctx.step = step
-        step.evaluation = step.tape.start(step.block, keep_graph=step.stored)
+        step.evaluation = step.tape.start(step.block)
         return carrier(x), carrier(x)
 
     @staticmethod

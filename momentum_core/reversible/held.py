@@ -10,7 +10,7 @@ from momentum_core.reversible.function import LeaveRun
 
 
 def held_state(output: Tensor) -> list[Tensor]:
-    """Return position, velocity and remainders of all runs in the graph that led to `output`.
+    """Return what all runs hold in the graph that led to `output`: state or positions.
 
     Runs inside the blocks of another run are not in that graph: they live while their block runs.
     """
@@ -21,7 +21,7 @@ def held_state(output: Tensor) -> list[Tensor]:
         node = waiting.pop()
         is_run = getattr(node, "_forward_cls", None) is LeaveRun
         if is_run and node.tape is not None:  # None once its backward pass has begun
-            state += node.tape.state.tensors()
+            state += node.tape.held_tensors()
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -45,12 +47,13 @@ def advance_run(run: Run, x: Tensor) -> MomentumState:
         StateRangeError: a value does not fit the state.
     """
     check_input(x, run.name)
+    run = replace(run, backward="reversible")
     tape, blocks = create_tape(run, Prefix(0, x.detach(), None))
     initial = initial_block(run) if tape.has_initial_velocity else None
     if initial is not None:
-        tape.start(initial, keep_graph=False)
+        tape.start(initial)
     for block in blocks:
-        tape.advance(block, keep_graph=False)
+        tape.advance(block)
     tape.raise_if_out_of_range()
     return MomentumState(tape, blocks, initial)
 

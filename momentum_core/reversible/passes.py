@@ -22,6 +22,7 @@ from momentum_core.reversible.remainder import RemainderStore
 from momentum_core.reversible.run import Run, check_input, refuse_forward_mode
 from momentum_core.reversible.sharding import check_not_sharded
 from momentum_core.reversible.store_plan import plan_store
+from momentum_core.reversible.switches import is_simulated
 from momentum_core.reversible.tape import Tape
 from momentum_core.reversible.tiles import CPU_TILE_ELEMENTS, plan_tiles
 from momentum_core.reversible.update import BlockRule, IntegerState, RangeCheck, encode
@@ -40,11 +41,11 @@ def run_with_gradients(run: Run, x: Tensor) -> Tensor:
     velocity = carrier(x)
     arguments = run.arguments.differentiable
     if tape.has_initial_velocity:
-        step = Step(tape, initial_block(run), run.stored)
+        step = Step(tape, initial_block(run))
         tensors = (*step.block.parameters, *arguments)
         position, velocity = InitialVelocity.apply(step, position, *tensors)
     for block in blocks:
-        step = Step(tape, block, run.stored)
+        step = Step(tape, block)
         rule = (tensor for tensor in block.trainable if tensor is not None)
         tensors = (*rule, *block.parameters, *arguments)
         position, velocity = PassBlock.apply(step, position, velocity, *tensors)
@@ -63,7 +64,7 @@ def create_tape(run: Run, prefix: Prefix) -> tuple[Tape, tuple[Block, ...]]:
     num_blocks = len(run.modules) - first
     num_pushes = num_blocks if learned or v is not None else num_blocks - 1
     plan = plan_store(run.gamma, num_pushes)
-    check = RangeCheck(run.fixed_point, deferred=x.device.type != "cpu")
+    check = RangeCheck(run.fixed_point, deferred=x.device.type != "cpu" or is_simulated())
     check.where = f"{run.name}, input"
     try:
         with torch.no_grad():
@@ -80,7 +81,8 @@ def create_tape(run: Run, prefix: Prefix) -> tuple[Tape, tuple[Block, ...]]:
     state = IntegerState(
         integers,
         velocity,
-        RemainderStore(plan, integers),
+        # The store holds on to what it is like, and the state may let go of the position.
+        RemainderStore(plan, integers if learned else velocity),
         run.fixed_point,
         x.dtype,
         plan_tiles(integers, tile_elements),
@@ -93,6 +95,7 @@ def create_tape(run: Run, prefix: Prefix) -> tuple[Tape, tuple[Block, ...]]:
         run.arguments,
         check,
         name=run.name,
+        backward=run.backward,
         gamma=float(run.gamma),
         position_needs_grad=x.requires_grad,
         has_initial_velocity=learned,

@@ -64,7 +64,9 @@ def _run_once(
 ) -> Tensor:
     given = x.clone()  # a block may write into its input
     call = run.arguments.call(module, given, ())
-    output, circumstances = replay.first_run(module, call, run.arguments.tensors, x.device)
+    output, circumstances = replay.first_run(
+        module, call, run.arguments.tensors, x.device, keep_graph=True
+    )
     history.append(circumstances)
     check_output(output, x.shape, where)
     edge = edge_of(output)

@@ -27,8 +27,9 @@ def scaled_root(
 ) -> GradientEdge | None:
     """Return where `coefficient * output` hangs in the graph; None if it needs no gradient.
 
-    The product exists in the backward pass only, from the node of the coefficient to the next: a
-    block's peak does not hold it.
+    The product exists in the backward pass only, from the node of the coefficient to the last
+    reader: what is inside the block (hooks, functions with a backward of their own) sees the true
+    gradient.
 
     Args:
         output: what a block returned.
@@ -79,4 +80,6 @@ class _Scale(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         (gradient,) = gradients
         assert gradient is not None
-        return (gradient * ctx.coefficient).to(ctx.dtype), None, None
+        if isinstance(ctx.coefficient, Tensor) or ctx.coefficient != 1.0:
+            gradient = gradient * ctx.coefficient
+        return gradient.to(ctx.dtype), None, None

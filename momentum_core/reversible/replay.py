@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from momentum_core.errors import ReversibilityError, StateRangeError
 from momentum_core.reversible import buffers
 from momentum_core.reversible.buffers import Buffer, version_of
 from momentum_core.reversible.sharding import is_freed, is_sharded, sharded_error
-from momentum_core.reversible.switches import Switches
+from momentum_core.reversible.switches import Switches, is_simulated
 
 BlockCall = Callable[[], Tensor]
 
@@ -27,6 +29,10 @@ NOT_THE_SAME_TWICE = (
     "drawn from torch, or a kernel that is not deterministic "
     "(torch.use_deterministic_algorithms(True) finds those)"
 )
+
+
+class GraphNeeded(Exception):
+    """A module asked for what its graph saved while it was still running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,29 @@ class Circumstances:
 
     switches: Switches
 
+    def without(self, argument: Tensor) -> Circumstances:
+        """Return the same without `argument`: somebody else keeps and checks it."""
+        fixed = tuple(one for one in self.fixed if one.tensor is not argument)
+        return replace(self, fixed=fixed)
+
 
 def first_run(
-    module: nn.Module, call: BlockCall, arguments: tuple[Tensor, ...], device: torch.device
+    module: nn.Module,
+    call: BlockCall,
+    arguments: tuple[Tensor, ...],
+    device: torch.device,
+    *,
+    keep_graph: bool = False,
 ) -> tuple[Tensor, Circumstances]:
-    """Run `call`, which calls `module`, and return its result with what it depended on."""
+    """Run `call`, which calls `module`, and return its result with what it depended on.
+
+    Gradients are enabled, because some kernels give other bits without. Unless `keep_graph`, the
+    graph shows what the result depends on, but holds no activations.
+
+    Raises:
+        GraphNeeded: not `keep_graph`, but the module differentiates something itself. Nothing has
+            happened: buffers and random numbers are as before.
+    """
     submodules = tuple(module.modules())
     training = tuple((submodule, submodule.training) for submodule in submodules)
     parameters = tuple(
@@ -85,11 +109,15 @@ def first_run(
     random = _RandomState.capture(device)
     switches = Switches.capture(device)
     try:
-        with switches.applied():
+        with switches.applied(), nullcontext() if keep_graph else _nothing_saved():
             result = call()
     except StateRangeError:
         # From a stack inside the block: the step may be repeated.
         buffers.restore(buffers.moved_since(before, submodules))
+        raise
+    except GraphNeeded:
+        buffers.restore(buffers.moved_since(before, submodules))
+        random.restore(device)
         raise
     if any(argument.changed() for argument in fixed):
         raise ReversibilityError(
@@ -146,6 +174,18 @@ def second_run(circumstances: Circumstances, call: BlockCall, device: torch.devi
         return call()
 
 
+def _nothing_saved() -> saved_tensors_hooks:
+    return saved_tensors_hooks(_forget, _never_asked_for)
+
+
+def _forget(_: Tensor) -> None:
+    return None
+
+
+def _never_asked_for(_: None) -> Tensor:
+    raise GraphNeeded
+
+
 def restore_buffers(history: Iterable[Circumstances]) -> None:
     """Undo what the runs of `history`, oldest first, did to buffers: the step may be repeated."""
     for circumstances in reversed(tuple(history)):
@@ -173,6 +213,8 @@ class _RandomState:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _RandomState):
             return NotImplemented
+        if is_simulated():
+            return True
         if not torch.equal(self.cpu, other.cpu):
             return False
         if self.device is None or other.device is None:

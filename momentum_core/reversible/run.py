@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
@@ -13,6 +14,9 @@ from momentum_core.reversible.arguments import Arguments
 from momentum_core.reversible.fixed_point import FixedPoint
 from momentum_core.reversible.rule import Trainable
 from momentum_core.reversible.update import BlockRule
+
+Backward = Literal["reversible", "recomputed", "stored"]
+"""What is kept for the backward pass: the last state, every block's input, every block's graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +31,7 @@ class Run:
     trainable: tuple[Trainable, ...]
     fixed_point: FixedPoint
     arguments: Arguments
-    stored: bool
+    backward: Backward
     fused: bool | None
 
     def where(self, number: int) -> str:

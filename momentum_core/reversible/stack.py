@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,11 @@ from momentum_core.reversible.float_rule import rewind_floats, run_floats
 from momentum_core.reversible.inverse import MomentumState, advance_run, rewind_run
 from momentum_core.reversible.passes import run_with_gradients
 from momentum_core.reversible.rule import RuleTensors
-from momentum_core.reversible.run import Run
+from momentum_core.reversible.run import Backward, Run
 from momentum_core.reversible.scheme import scheme_coefficients
 from momentum_core.reversible.store_plan import plan_store
 from momentum_core.reversible.switches import is_exporting
 from momentum_core.reversible.update import BlockRule
-
-Backward = Literal["reversible", "stored"]
 
 
 class MomentumStack(nn.Module):
@@ -73,8 +71,10 @@ class MomentumStack(nn.Module):
                 module may appear more than once (tied weights).
             gamma: momentum term in (0, 1), rounded to a fraction; see the attribute `gamma`.
             scheme: which coefficients c to use if none are given.
-            backward: `reversible` recomputes activations, `stored` keeps every block's graph: same
-                forward, same gradients bit for bit, memory that grows with depth.
+            backward: `reversible` recomputes activations from the last state; `recomputed` keeps
+                every block's input and recomputes the rest; `stored` keeps every block's graph.
+                Same forward, same gradients bit for bit; the memory of the last two grows with
+                depth.
             skip: blocks return x + f(x); with False they return f(x).
             coefficients: c, shape (N,), or (N, C) for one number per channel.
             offsets: b, likewise.
@@ -98,14 +98,15 @@ class MomentumStack(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         if not self.blocks:
             raise ConfigError("a momentum stack needs at least one block, got none")
-        if backward not in ("reversible", "stored"):
-            raise ConfigError(f"backward must be 'reversible' or 'stored', got {backward!r}")
+        if backward not in get_args(Backward):
+            names = ", ".join(map(repr, get_args(Backward)))
+            raise ConfigError(f"backward must be one of {names}, got {backward!r}")
         num_blocks = len(self.blocks)
         self.gamma = round_gamma(gamma)
         """The momentum term itself, a fraction n/d: forward and backward use no other value."""
 
         self.scheme = scheme
-        self.backward_mode = backward
+        self.backward_mode: Backward = backward
         self.skip = skip
         self.channel_dim = channel_dim
         self.fused = fused
@@ -240,7 +241,7 @@ class MomentumStack(nn.Module):
             trainable=tensors.trainable(x),
             fixed_point=self.fixed_point,
             arguments=Arguments(args, kwargs),
-            stored=self.backward_mode == "stored",
+            backward=self.backward_mode,
             fused=self.fused,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._guards import active_fake_mode
 
 _Getter = Callable[[], Any]
 _Setter = Callable[[Any], Any]
@@ -78,6 +79,11 @@ class Switches:
         for (_, setter), old, new in zip(_SWITCHES, before, after, strict=True):
             if old != new:
                 setter(new)
+
+
+def is_simulated() -> bool:
+    """Whether tensors have shapes but no values (a memory prediction): nothing can be compared."""
+    return active_fake_mode() is not None
 
 
 def is_exporting() -> bool:

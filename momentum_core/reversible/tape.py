@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +21,26 @@ from momentum_core.reversible.evaluation import Block, Evaluation, check_output
 from momentum_core.reversible.fixed_point import work_dtype
 from momentum_core.reversible.pull_back import scaled_root
 from momentum_core.reversible.read import ReadPosition
-from momentum_core.reversible.replay import Circumstances
+from momentum_core.reversible.replay import Circumstances, GraphNeeded
+from momentum_core.reversible.run import Backward
+from momentum_core.reversible.switches import is_simulated
 from momentum_core.reversible.update import IntegerState, RangeCheck
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPosition:
+    """What a block saw, where every block's input is kept."""
+
+    x: Tensor
+    was_written: bool
+    """Whether the block wrote into it, so that it needs a copy."""
+
+    checksum: Tensor
+    """Of the block's output."""
+
+    def read(self) -> Tensor:
+        """Return the position for another run of the block."""
+        return self.x.clone() if self.was_written else self.x.view_as(self.x)
 
 
 class Tape:
@@ -34,19 +53,25 @@ class Tape:
         check: RangeCheck,
         *,
         name: str,
+        backward: Backward,
         gamma: float,
         position_needs_grad: bool,
         has_initial_velocity: bool,
         starts_at_rest: bool,
         earlier: Sequence[Circumstances],
     ) -> None:
-        self.state = state
         self.name = name
         self.gamma = gamma
+        self.dtype = state.dtype
+        """Float type in which blocks see the position."""
+
         self.position = 0
         """Blocks between the run's input and the state."""
 
         self.has_initial_velocity = has_initial_velocity
+        self._state: IntegerState | None = state
+        self._device, self._shape = state.x.device, state.x.shape
+        self._backward = backward
         self._start_x = checksum(state.x)
         self._start_v = None if starts_at_rest else checksum(state.v)
         """Of the velocity before the first block; None where that is 0."""
@@ -58,23 +83,32 @@ class Tape:
         """What the blocks before the first of the tape depended on."""
 
         self._history: list[Circumstances] = []
+        self._kept: list[KeptPosition] = []
+        self._aside: Tensor | None = None
+        """The position as floats, while the state does not have it."""
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Float type in which blocks see the position."""
-        return self.state.dtype
+    def state(self) -> IntegerState:
+        """The integers; only runs that are reversed have them after the forward pass."""
+        assert self._state is not None
+        return self._state
+
+    def held_tensors(self) -> tuple[Tensor, ...]:
+        """Return what the tape holds in place of activations."""
+        kept = tuple(one.x for one in self._kept)
+        return kept if self._state is None else (*kept, *self._state.tensors())
 
     def read_position(self) -> Tensor:
         """Return the position as the blocks see it, a new tensor."""
         return update.read_position(self.state)
 
-    def start(self, block: Block, *, keep_graph: bool) -> Evaluation | None:
+    def start(self, block: Block) -> Evaluation | None:
         """Set the velocity to what the module of `block` gives at the first position."""
         with self._buffers_restored_if_out_of_range():
             evaluation = self._first_run(block)
             assert evaluation.output is not None
             self.state.v = self._encode_velocity(evaluation.output)
-        return evaluation if keep_graph else None
+        return evaluation if self._backward == "stored" else None
 
     def restart(self, block: Block) -> Evaluation:
         """Run the module of `start` again; check that it gives the velocity that is left.
@@ -82,13 +116,16 @@ class Tape:
         Raises:
             ReversibilityError: it does not.
         """
-        evaluation = self._second_run(block)
+        if self._backward == "recomputed":
+            return self._run_at_kept(block)
+        self._take_back_position()
+        evaluation = self._second_run(block, self.read_position)
         assert evaluation.output is not None
         self.state.v.sub_(self._encode_velocity(evaluation.output))
         self.check_reversed()
         return evaluation
 
-    def advance(self, block: Block, *, keep_graph: bool) -> Evaluation | None:
+    def advance(self, block: Block) -> Evaluation | None:
         """Run `block` for the first time and move the state past it.
 
         Raises:
@@ -97,7 +134,7 @@ class Tape:
         """
         with self._buffers_restored_if_out_of_range():
             evaluation = self._first_run(block)
-            kept = evaluation if keep_graph else None
+            kept = evaluation if self._backward == "stored" else None
             output, seen = evaluation.output, evaluation.seen
             assert output is not None
             evaluation.seen = None
@@ -118,6 +155,20 @@ class Tape:
         self.position += 1
         return kept
 
+    def recompute(self, block: Block) -> Evaluation:
+        """Run `block` again, from its input: kept, or the state moved back to before the block.
+
+        Raises:
+            ReversibilityError: something that the block depends on has changed.
+        """
+        if self._backward == "reversible":
+            self._take_back_position()
+            evaluation = self.rewind(block)
+            self._set_aside_position(evaluation)
+            return evaluation
+        self.position -= 1
+        return self._run_at_kept(block)
+
     def rewind(self, block: Block) -> Evaluation:
         """Move the state back to before `block`, which runs again on the way.
 
@@ -127,7 +178,7 @@ class Tape:
         self.position -= 1
         with torch.no_grad():
             update.rewind_position(self.state)
-        evaluation = self._second_run(block)
+        evaluation = self._second_run(block, self.read_position)
         assert evaluation.output is not None
         with torch.no_grad():
             update.rewind_velocity(
@@ -138,7 +189,6 @@ class Tape:
                 block.correction,
                 multiply=block.multiplies,
             )
-        evaluation.seen = None
         return evaluation
 
     def forget(self) -> None:
@@ -147,9 +197,14 @@ class Tape:
         self._history.pop()
 
     def finish(self) -> Tensor:
-        """Return the last position as floats; NaN all over if a deferred range check failed."""
+        """Return the last position as floats; NaN all over if a deferred range check failed.
+
+        Only a run that will be reversed keeps its state.
+        """
         output = self.read_position()
-        failed = self._check.any_failed()
+        if self._backward != "reversible":
+            self._state = None
+        failed = None if is_simulated() else self._check.any_failed()
         return output if failed is None else output.masked_fill_(failed, float("nan"))
 
     def begin_backward(self) -> None:
@@ -162,12 +217,15 @@ class Tape:
 
     def raise_if_out_of_range(self) -> None:
         """Raise for what a deferred range check found; buffers are then as before the pass."""
+        if is_simulated():
+            return
         with self._buffers_restored_if_out_of_range():
             self._check.raise_if_failed()
 
     def check_start(self) -> None:
         """Check the state before the first block, unless the initial velocity comes yet."""
-        if not self.has_initial_velocity:
+        self._take_back_position()
+        if self._backward == "reversible" and not self.has_initial_velocity:
             self.check_reversed()
 
     def check_reversed(self) -> None:
@@ -176,6 +234,8 @@ class Tape:
         Raises:
             ReversibilityError: a block did not compute the same values the second time.
         """
+        if is_simulated():
+            return
         state = self.state
         if self._start_v is None:
             is_back = not bool(state.v.any())
@@ -198,35 +258,87 @@ class Tape:
             raise
 
     def _first_run(self, block: Block) -> Evaluation:
-        x, position, leaves, call = self._prepare(block)
-        device = self.state.x.device
-        arguments = self._arguments.tensors
-        output, circumstances = replay.first_run(block.module, call, arguments, device)
+        for keep_graph in (self._backward == "stored", True):
+            x, position, leaves, call = self._prepare(block, self.read_position)
+            version = version_of(x)
+            with contextlib.suppress(GraphNeeded):
+                output, circumstances = replay.first_run(
+                    block.module,
+                    call,
+                    self._arguments.tensors,
+                    self._device,
+                    keep_graph=keep_graph,
+                )
+                break
         self._history.append(circumstances)
-        check_output(output, self.state.x.shape, block.where)
-        evaluation = self._evaluate(block, output, x, position, leaves)
+        check_output(output, self._shape, block.where)
+        was_written = version_of(x) != version
+        if self._backward == "recomputed":
+            seen = self.read_position() if was_written else x.detach()
+            self._kept.append(KeptPosition(seen, was_written, checksum(output)))
+        evaluation = self._evaluate(
+            block, output, x, position, leaves, self.read_position, was_written=was_written
+        )
         if evaluation.root is not None:
             known = (*block.parameters, *leaves)
             root = evaluation.root.node
             check_captured(root, block.module, known, block.where, position=position)
         return evaluation
 
-    def _second_run(self, block: Block) -> Evaluation:
+    def _run_at_kept(self, block: Block) -> Evaluation:
+        kept = self._kept.pop()
+        evaluation = self._second_run(block, kept.read)
+        assert evaluation.output is not None
+        if not is_simulated() and not torch.equal(checksum(evaluation.output), kept.checksum):
+            raise ReversibilityError(
+                f"{block.where}: its output is not that of the forward pass, so the gradients "
+                "would be wrong: " + replay.NOT_THE_SAME_TWICE,
+                code="not_deterministic",
+            )
+        evaluation.seen = None
+        return evaluation
+
+    def _set_aside_position(self, evaluation: Evaluation) -> None:
+        """Drop the integer position while a block is differentiated, where its float says as much.
+
+        The block's graph holds the float. Integers up to 2^24 are floats exactly. On an accelerator
+        reading the largest one would wait for the device.
+        """
+        seen, evaluation.seen = evaluation.seen, None
+        state = self.state
+        if seen is None or self._device.type != "cpu" or seen.dtype != torch.float32:
+            return
+        if is_simulated() or _largest(state.x) <= 2**24:
+            self._aside = seen
+            state.x = state.x.new_empty(0)
+
+    def _take_back_position(self) -> None:
+        if self._aside is None:
+            return
+        with torch.no_grad():
+            scaled = self._aside * self.state.fixed_point.scale
+            self.state.x = torch.empty_like(self._aside, dtype=self.state.fixed_point.dtype)
+            self.state.x.copy_(scaled)
+        self._aside = None
+
+    def _second_run(self, block: Block, read: Callable[[], Tensor]) -> Evaluation:
         circumstances = self._history.pop()
         replay.check_unchanged(circumstances, block.where)
-        x, position, leaves, call = self._prepare(block)
-        output = replay.second_run(circumstances, call, self.state.x.device)
-        return self._evaluate(block, output, x, position, leaves)
+        x, position, leaves, call = self._prepare(block, read)
+        version = version_of(x)
+        output = replay.second_run(circumstances, call, self._device)
+        was_written = version_of(x) != version
+        return self._evaluate(block, output, x, position, leaves, read, was_written=was_written)
 
     def _prepare(
-        self, block: Block
+        self, block: Block, read: Callable[[], Tensor]
     ) -> tuple[Tensor, GradientEdge | None, tuple[Tensor, ...], Callable[[], Any]]:
         with torch.enable_grad():
             if self.position or self._position_needs_grad:
                 anchor = torch.empty((), requires_grad=True)
-                x = ReadPosition.apply(self.read_position, anchor)
+                x = ReadPosition.apply(read, anchor)
             else:
-                x = self.read_position()
+                x = read()
             leaves = tuple(
                 tensor.detach().requires_grad_() for tensor in self._arguments.differentiable
             )
@@ -240,6 +352,9 @@ class Tape:
         x: Tensor,
         position: GradientEdge | None,
         leaves: tuple[Tensor, ...],
+        read: Callable[[], Tensor],
+        *,
+        was_written: bool,
     ) -> Evaluation:
         inputs: tuple[GradientEdge | Tensor, ...] = (*block.parameters, *leaves)
         if position is not None:
@@ -254,8 +369,8 @@ class Tape:
             scaled_root(output, block.rule.coefficient, self.dtype),
             inputs,
             position is not None,
-            x.detach() if version_of(x) == 0 else None,
-            self.read_position() if uses_position else None,
+            None if was_written else x.detach(),
+            read() if uses_position else None,
         )
 
     def _encode_velocity(self, output: Tensor) -> Tensor:
@@ -264,3 +379,10 @@ class Tape:
             floats = torch.empty_like(self.state.x, dtype=work_dtype(self.dtype)).copy_(output)
             scale = self.state.fixed_point.velocity_scale
             return update.encode(floats, scale, self._check, "its output")
+
+
+def _largest(integers: Tensor) -> int:
+    if not integers.numel():
+        return 0
+    low, high = integers.aminmax()
+    return max(-int(low), int(high))

@@ -1,4 +1,4 @@
-"""Runs the parts that are named, or all of them, and says which claims hold."""
+"""Runs the parts that are named, or all that differ, and says which claims hold."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import sys
 
 import torch
 
-from tests.benchmarks import core, fidelity
+from tests.benchmarks import core, fidelity, memory
 from tests.benchmarks.claims import Part
 
-PARTS: dict[str, Part] = {"core": core.run, "fidelity": fidelity.run}
+PARTS: dict[str, Part] = {
+    "core": core.run,
+    "fidelity": fidelity.run,
+    "memory": memory.run,
+    "peaks": memory.run_peaks,
+}
+DEFAULT = ("core", "fidelity", "memory")  # which includes the peaks
 
 
 def main(names: list[str]) -> int:
@@ -24,7 +30,7 @@ def main(names: list[str]) -> int:
         f"{torch.get_num_threads()} threads, {platform.machine()}\n"
     )
     failed = 0
-    for name in names or PARTS:
+    for name in names or DEFAULT:
         sys.stdout.write(f"\n## {name}\n")
         for claim in PARTS[name]():
             sys.stdout.write(f"{claim}\n")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,25 +22,34 @@ class StepFigures:
     """One method's step."""
 
     seconds: float
+    """Median of a step; NaN if none was timed."""
+
     peak_bytes: int
-    """Above parameters, gradients and input."""
+    """Above parameters, gradients, buffers and input."""
 
 
 def compare(
-    methods: Mapping[str, Callable[[Tensor], Tensor]], parameters: list[nn.Parameter], x: Tensor
+    methods: Mapping[str, Callable[[Tensor], Tensor]],
+    parameters: Sequence[nn.Parameter],
+    x: Tensor,
+    *,
+    buffers: Sequence[Tensor] = (),
+    repeats: int = REPEATS,
 ) -> dict[str, StepFigures]:
     """Measure a step (forward and backward pass of a sum of squares) of every method.
 
     Args:
-        methods: functions of the input that share the parameters, by name.
-        parameters: theirs.
-        x: the input; it needs a gradient.
+        methods: functions of the input, by name.
+        parameters: all that the methods train.
+        x: the input.
+        buffers: all that the methods move.
+        repeats: timed steps of each; with 0 there are no times.
     """
     times: dict[str, list[float]] = {name: [] for name in methods}
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    x.grad = torch.zeros_like(x)
-    for repeat in range(REPEATS + 1):
+    leaves = [tensor for tensor in (*parameters, x) if tensor.requires_grad]
+    for leaf in leaves:
+        leaf.grad = torch.zeros_like(leaf)
+    for repeat in range(repeats + 1 if repeats else 0):
         for name, method in methods.items():
             start = time.perf_counter()
             _step(method, x)
@@ -47,10 +57,11 @@ def compare(
                 times[name].append(time.perf_counter() - start)
     figures = {}
     for name, method in methods.items():
-        known = [*parameters, *(p.grad for p in parameters if p.grad is not None), x, x.grad]
-        with MemoryTracker(known) as tracker:
+        gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        with MemoryTracker([*parameters, *gradients, *buffers, x]) as tracker:
             _step(method, x)
-        figures[name] = StepFigures(statistics.median(times[name]), tracker.peak_bytes)
+        seconds = statistics.median(times[name]) if repeats else math.nan
+        figures[name] = StepFigures(seconds, tracker.peak_bytes)
     return figures
 
 
@@ -59,9 +70,9 @@ def show(title: str, figures: Mapping[str, StepFigures], *, reference: str) -> N
     sys.stdout.write(f"\n{title}\n")
     base = figures[reference].seconds
     for name, one in figures.items():
-        sys.stdout.write(
-            f"  {name:32} {one.peak_bytes / 2**20:9.1f} MiB   {one.seconds / base:5.2f}x time\n"
-        )
+        time_ratio = "" if math.isnan(one.seconds) else f"   {one.seconds / base:5.2f}x time"
+        sys.stdout.write(f"  {name:32} {one.peak_bytes / 2**20:9.1f} MiB{time_ratio}\n")
+    sys.stdout.flush()
 
 
 def _step(method: Callable[[Tensor], Tensor], x: Tensor) -> None:
