@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import httpx
 
 from momentum_core.errors import CheckpointError
+from worker.contract.durable_files import new_file, write_all
 from worker.contract.zoo import ZooEntry
 
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "zoo_entries"
@@ -64,7 +63,8 @@ def _check_digest(entry: ZooEntry, path: Path, digest: str) -> None:
     _check_prefix(entry, digest)
     record = _record_of(path)
     if not record.exists():
-        _write_synced(record, f"{digest}  {path.name}\n".encode())
+        with new_file(record) as descriptor:
+            write_all(descriptor, f"{digest}  {path.name}\n".encode())
         return
     if record.read_text().split(maxsplit=1)[:1] != [digest]:
         raise CheckpointError(
@@ -86,18 +86,9 @@ def _check_prefix(entry: ZooEntry, digest: str) -> None:
 
 
 def _download(entry: ZooEntry, url: str, path: Path) -> None:
-    """Download to a temporary name, check, sync, rename."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            digest = _stream(entry, url, file.fileno())
-            os.fsync(file.fileno())
-        _check_digest(entry, path, digest)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Download; the file gets its name only once it was checked."""
+    with new_file(path) as descriptor:
+        _check_digest(entry, path, _stream(entry, url, descriptor))
 
 
 def _stream(entry: ZooEntry, url: str, descriptor: int) -> str:
@@ -113,9 +104,7 @@ def _stream(entry: ZooEntry, url: str, descriptor: int) -> str:
                 if num_bytes > MAX_BYTES:
                     raise _unavailable(entry, f"{answer.url.host} sends more than it should")
                 digest.update(piece)
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(descriptor, view) :]
+                write_all(descriptor, piece)
     except httpx.HTTPError as error:
         raise _unavailable(entry, f"the download failed: {type(error).__name__}") from error
     return digest.hexdigest()
@@ -137,21 +126,3 @@ def _record_of(path: Path) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
