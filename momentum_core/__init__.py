@@ -7,7 +7,7 @@
     conversion          from a residual model to a momentum model
     calibration         fits the rule of the momentum model to the original's answers
     refinement          trains the momentum model briefly towards the original
-    memory              what a training step holds, measured
+    memory              what a training step holds, measured or predicted
     bundle              saves a momentum model and loads it again
 
 The names below are loaded when they are first used, so `import momentum_core` does not import

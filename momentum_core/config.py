@@ -7,7 +7,8 @@ are frozen, free of torch, and checked where they are made.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, get_args
 
@@ -15,6 +16,10 @@ from momentum_core.errors import ConfigError
 from momentum_core.gamma import round_gamma
 
 Scheme = Literal["compensated", "paper"]
+
+Strategy = Literal["reverse", "recompute", "recompute_whole", "store"]
+"""What a part keeps for the backward pass: its last state (runs only), the inputs of its blocks (of
+another part: its input), its input alone (runs only), or its activations."""
 
 RuleForm = Literal["scalar", "channel", "offset", "predictor"]
 
@@ -52,6 +57,18 @@ class ConversionConfig:
     tolerance: float = DEFAULT_TOLERANCE
     """With gamma `auto`: the share of images, 0 to 1, whose top-1 prediction may change."""
 
+    strategies: Mapping[str, Strategy] = field(default_factory=dict)
+    """What runs and other parts keep for the backward pass, by the name of their first module; the
+    planner chooses for the rest. The forward pass is the same whatever is chosen."""
+
+    max_slowdown: float = 1.4
+    """Most that a training step may take, over that of the original, by the count of forward
+    passes. One more of everything makes 4/3; below that some parts are stored."""
+
+    plan_memory: bool = True
+    """Whether memory is predicted when planning (seconds). If not, every run is reversed and the
+    rest is recomputed, but for `strategies`."""
+
     @property
     def start_gamma(self) -> Fraction:
         """The momentum term before any choice: the fraction that is used."""
@@ -62,6 +79,14 @@ class ConversionConfig:
         _check_number("tolerance", self.tolerance, low=0, high=1, remedy="try 0.003")
         if self.scheme not in ("compensated", "paper"):
             raise ConfigError(f"scheme must be 'compensated' or 'paper', got {self.scheme!r}")
+        for name, strategy in self.strategies.items():
+            if strategy not in get_args(Strategy):
+                raise ConfigError(
+                    f"strategies[{name!r}] must be one of {', '.join(get_args(Strategy))}, "
+                    f"got {strategy!r}"
+                )
+        remedy = "1.4 allows one more forward pass of everything"
+        _check_number("max_slowdown", self.max_slowdown, low=1, high=10, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

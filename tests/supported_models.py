@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from momentum_core.config import ConversionConfig
 from momentum_core.conversion import ExampleInput, plan_conversion
 from momentum_core.errors import ConversionError
 
@@ -106,7 +107,7 @@ GPT-2, Llama, Wav2Vec2 (with `layerdrop=0`), T5 encoder; `nn.TransformerEncoder`
 
 def _outcome(library: str, name: str, model: nn.Module, example: ExampleInput) -> Outcome:
     try:
-        plan = plan_conversion(model, example)
+        plan = plan_conversion(model, example, ConversionConfig(plan_memory=False))
     except ConversionError as error:
         return Outcome(library, name, 0, 0, _short(str(error)))
     return Outcome(library, name, len(plan.runs), sum(len(run.blocks) for run in plan.runs), "")

@@ -3,6 +3,7 @@
 provenance trace    one forward pass, followed operator by operator and call by call
 runs segments       what becomes a run; what else is worth computing twice
 rule plan           the decision
+memory_plan planner what each part keeps for the backward pass, by predicted memory
 stand_ins convert   the converted copy, and the way back
 weights             its weights under their original names
 architecture        the plan of an architecture that can be named

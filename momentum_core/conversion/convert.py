@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 from torch import nn
 
-from momentum_core.config import ConversionConfig
+from momentum_core.config import ConversionConfig, Strategy
 from momentum_core.conversion.plan import ConversionPlan, PlannedRun, plan_conversion, plan_of
 from momentum_core.conversion.stand_ins import CalledBlock, CallPattern, ConvertedRun, PassThrough
 from momentum_core.conversion.trace import ExampleInput
 from momentum_core.errors import ConversionError
-from momentum_core.reversible import MomentumStack, Recomputed
+from momentum_core.reversible import Backward, MomentumStack, Recomputed
+
+BACKWARD: Mapping[Strategy, Backward] = {
+    "reverse": "reversible",
+    "recompute": "recomputed",
+    "recompute_whole": "reversible",
+    "store": "stored",
+}
+"""How a run's stack is built for each strategy."""
 
 
 def convert(
@@ -45,6 +54,11 @@ def convert(
     if plan is None:
         assert example_input is not None
         plan = plan_conversion(model, example_input, config)
+    return act(model, plan)
+
+
+def act(model: nn.Module, plan: ConversionPlan) -> nn.Module:
+    """Return a momentum model as the plan says, with the weights of `model`."""
     converted = copy.deepcopy(model)
     for run in plan.runs:
         _place_stack(converted, run, plan)
@@ -86,6 +100,7 @@ def _place_stack(model: nn.Module, run: PlannedRun, plan: ConversionPlan) -> Non
     stack = MomentumStack(
         blocks if is_plain else [CalledBlock(block, run.pattern) for block in blocks],
         gamma=run.gamma,
+        backward=BACKWARD[plan.strategy_of(run)],
         scheme=plan.scheme,
         coefficients=c,
         offsets=b,
@@ -93,7 +108,9 @@ def _place_stack(model: nn.Module, run: PlannedRun, plan: ConversionPlan) -> Non
         channel_dim=run.rule.channel_dim,
         name=run.name,
     )
-    stand_in = ConvertedRun(stack, run.pattern).train(blocks[0].training)
+    stand_in = ConvertedRun(
+        stack, run.pattern, whole=plan.strategy_of(run) == "recompute_whole"
+    ).train(blocks[0].training)
     _replace(model, run.name, stand_in)
     for name, block in zip(run.blocks[1:], blocks[1:], strict=True):
         _replace(model, name, PassThrough(block, run.pattern))

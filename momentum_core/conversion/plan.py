@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, Self
 
 from torch import nn
 
-from momentum_core.config import DEFAULT_TOLERANCE, ConversionConfig, Scheme
+from momentum_core.config import DEFAULT_TOLERANCE, ConversionConfig, Scheme, Strategy
+from momentum_core.conversion.memory_plan import MemoryPlan
 from momentum_core.conversion.rule import RunRule
 from momentum_core.conversion.runs import Chain, FoundRuns, find_runs
 from momentum_core.conversion.segments import find_segments
@@ -35,6 +36,12 @@ class PlannedRun:
 
     pattern: CallPattern
     """How the blocks are called."""
+
+    entered: int = 0
+    """When the first block was called, in the example's forward pass."""
+
+    takes_input_only: bool = True
+    """Whether the blocks take one tensor and nothing else."""
 
     @property
     def name(self) -> str:
@@ -78,6 +85,16 @@ class ConversionPlan:
 
     tolerance: float = DEFAULT_TOLERANCE
     """Where `calibrate` is to choose gamma: the share of predictions that may change."""
+
+    strategies: Mapping[str, Strategy] = field(default_factory=dict)
+    """What parts keep for the backward pass, by name; a run that is not named is reversed."""
+
+    memory: MemoryPlan | None = None
+    """Why, and what a training step is predicted to hold; None if that was not asked for."""
+
+    def strategy_of(self, run: PlannedRun) -> Strategy:
+        """Return what a run keeps for the backward pass."""
+        return self.strategies.get(run.name, "reverse")
 
     def with_config(self, config: ConversionConfig) -> Self:
         """Return the same plan with another gamma and scheme, the same in every run."""
@@ -125,6 +142,7 @@ class ConversionPlan:
                     "blocks": list(run.blocks),
                     "num_elements": run.num_elements,
                     "calibrated": self.is_calibrated(run),
+                    "strategy": self.strategy_of(run),
                 }
                 | run.rule.to_json()
                 for run in self.runs
@@ -132,6 +150,7 @@ class ConversionPlan:
             "not_converted": [{"name": one.name, "reason": one.reason} for one in self.unconverted],
             "recomputed": [list(chain) for chain in self.recomputed],
             "notes": list(self.notes),
+            "memory": self.memory and self.memory.to_json(),
         }
 
     def __str__(self) -> str:
@@ -145,6 +164,7 @@ class ConversionPlan:
         lines += [f"  {one.name} stays: {one.reason}" for one in self.unconverted]
         lines += [f"  recomputed: {', '.join(chain)}" for chain in self.recomputed]
         lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  {line}" for line in (self.memory.lines() if self.memory else ())]
         return "\n".join(lines)
 
 
@@ -179,18 +199,22 @@ def plan_conversion(
     if not found.runs:
         raise _nothing_found(model, found)
     gamma = config.start_gamma
-    return ConversionPlan(
+    segments = find_segments(evaluated, trained, found.runs)
+    plan = ConversionPlan(
         gamma_requested=config.gamma,
         scheme=config.scheme,
         runs=tuple(_planned(chain, gamma, config.scheme) for chain in found.runs),
         unconverted=tuple(Unconverted(call.name, reason) for call, reason in found.left_out),
-        recomputed=tuple(
-            tuple(call.name for call in chain)
-            for chain in find_segments(evaluated, trained, found.runs)
-        ),
+        recomputed=tuple(tuple(call.name for call in chain) for chain in segments),
         notes=notes,
         tolerance=config.tolerance,
     )
+    # Imported here: to predict what a plan costs, the planner carries it out.
+    from momentum_core.conversion.planner import plan_memory, with_strategies
+
+    if not config.plan_memory:
+        return with_strategies(plan, config.strategies)
+    return plan_memory(plan, model, example_input, segments, config)
 
 
 def plan_of(converted: nn.Module) -> ConversionPlan:
@@ -229,6 +253,8 @@ def _planned(chain: Chain, gamma: Fraction, scheme: Scheme) -> PlannedRun:
         rule=RunRule.of_scheme(scheme, gamma, len(chain)),
         shape=first.output_shape,
         pattern=CallPattern.of(first, first.residual.place),
+        entered=first.entered,
+        takes_input_only=len(first.arguments) == 1 and first.returns_tensor,
     )
 
 

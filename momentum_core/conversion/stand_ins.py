@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from momentum_core.conversion.trace import ModuleCall, Place, TensorToken
-from momentum_core.reversible import MomentumStack
+from momentum_core.reversible import MomentumStack, recompute_whole
 
 
 class OwnOutput:
@@ -99,16 +99,19 @@ class ConvertedRun(nn.Module):
     Attributes that it does not have itself are those of the first block: parents may ask for them.
     """
 
-    def __init__(self, stack: MomentumStack, pattern: CallPattern) -> None:
+    def __init__(self, stack: MomentumStack, pattern: CallPattern, *, whole: bool = False) -> None:
         """Wrap a stack.
 
         Args:
             stack: of the run's blocks, each in a `CalledBlock` unless the pattern is plain.
             pattern: how the blocks are called.
+            whole: keep the run's input alone, and run it again before it is reversed; for blocks
+                that take nothing else.
         """
         super().__init__()
         self.stack = stack
         self.pattern = pattern
+        self.whole = whole
 
     @property
     def original_blocks(self) -> list[nn.Module]:
@@ -120,6 +123,8 @@ class ConvertedRun(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the last block would, by the momentum rule."""
         x, rest, named = self.pattern.take(args, kwargs)
+        if self.whole and not rest and not named:
+            return self.pattern.give(recompute_whole(self.stack, x), args, kwargs)
         return self.pattern.give(self.stack(x, *rest, **named), args, kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -86,7 +86,7 @@ def predict_training_step(
     faked = without_memory(model, mode, dtype=dtype).train()
     args, kwargs = _fake_input(example_input, mode, batch_size, dtype)
     try:
-        with mode:
+        with torch.device("cpu"), mode:
             return _predict(faked, args, kwargs, optimizer)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

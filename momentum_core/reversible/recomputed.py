@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -36,16 +36,13 @@ class Recomputed(nn.Sequential):
         Raises:
             ReversibilityError: the modules cannot be run again as they are used here.
         """
-        parameters = tuple(p for p in self.parameters() if p.requires_grad)
-        is_recorded = torch.is_grad_enabled() and (input.requires_grad or bool(parameters))
-        if not is_recorded or is_exporting():
+        if not _is_recorded(self, input):
             return self.run(input)
         if not _recomputes_itself(self):
             check_not_sharded(self, _where(self))
             with suppress(GraphNeeded):
                 return run_refillable(self, self.run, input, _where(self))
-        output: Tensor = _Recompute.apply(self, input, *parameters)
-        return output
+        return _recompute(self, self.run, input)
 
     def run(self, x: Tensor) -> Tensor:
         """Run the modules in the ordinary way."""
@@ -54,19 +51,48 @@ class Recomputed(nn.Sequential):
         return x
 
 
+def recompute_whole(module: nn.Module, x: Tensor) -> Tensor:
+    """Return `module(x)`, keeping `x` alone; for a module that recomputes parts of itself.
+
+    Raises:
+        ReversibilityError: the module cannot be run again as it is used here.
+    """
+    if not _is_recorded(module, x):
+        result: Tensor = module(x)
+        return result
+    return _recompute(module, module, x)
+
+
+def _is_recorded(module: nn.Module, x: Tensor) -> bool:
+    needs_grad = x.requires_grad or any(p.requires_grad for p in module.parameters())
+    return torch.is_grad_enabled() and needs_grad and not is_exporting()
+
+
+def _recompute(module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    parameters = (parameter for parameter in module.parameters() if parameter.requires_grad)
+    output: Tensor = _Recompute.apply(module, run, x, *parameters)
+    return output
+
+
 class _Recompute(torch.autograd.Function):
     """For modules that hold runs or recompute parts: their graph would keep what those keep."""
 
     @staticmethod
-    def forward(ctx: Any, module: Recomputed, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        module: nn.Module,
+        run: Callable[[Tensor], Tensor],
+        x: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
         check_not_sharded(module, _where(module))
         ctx.set_materialize_grads(False)
-        ctx.module = module
+        ctx.module, ctx.run = module, run
         ctx.parameters = parameters
         ctx.save_for_backward(x)
         leaf = _leaf(x)
         output, circumstances = replay.first_run(
-            module, lambda: module.run(leaf), (x,), x.device, keep_graph=True
+            module, lambda: run(leaf), (x,), x.device, keep_graph=True
         )
         # The loss holds this node, often into the next step; autograd frees what it saved itself.
         ctx.circumstances = circumstances.without(x)
@@ -81,12 +107,13 @@ class _Recompute(torch.autograd.Function):
         (gradient,) = gradients
         if gradient is None:
             return (None,) * len(ctx.needs_input_grad)
-        module: Recomputed = ctx.module
+        module: nn.Module = ctx.module
+        run: Callable[[Tensor], Tensor] = ctx.run
         refuse_double_backward(_where(module))
         (x,) = ctx.saved_tensors
         replay.check_unchanged(ctx.circumstances, _where(module))
         leaf = _leaf(x)
-        output = replay.second_run(ctx.circumstances, lambda: module.run(leaf), x.device)
+        output = replay.second_run(ctx.circumstances, lambda: run(leaf), x.device)
         if not is_simulated() and not torch.equal(checksum(output), ctx.checksum):
             raise ReversibilityError(
                 f"{_where(module)}: its output is not that of the forward pass, so the gradients "
@@ -100,7 +127,7 @@ class _Recompute(torch.autograd.Function):
         del output  # its graph frees it as soon as it can
         inner = pull_back(evaluation, gradient)
         grad_x = inner.pop(0) if x.requires_grad else None
-        return None, grad_x, *inner
+        return None, None, grad_x, *inner
 
 
 def _recomputes_itself(module: Recomputed) -> bool:
@@ -117,5 +144,7 @@ def _leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_(x.requires_grad)
 
 
-def _where(module: Recomputed) -> str:
-    return "recomputed " + ", ".join(type(inner).__qualname__ for inner in module)
+def _where(module: nn.Module) -> str:
+    if isinstance(module, MomentumStack):
+        return f"{module.name}, recomputed as a whole"
+    return "recomputed " + ", ".join(type(inner).__qualname__ for inner in module.children())
