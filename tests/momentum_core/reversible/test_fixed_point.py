@@ -103,7 +103,7 @@ def test_noise_above_the_tolerance_is_refused(state_bits):
         ({"activation_range": 0.0}, "above 0"),
         ({"activation_range": float("nan")}, "above 0"),
         ({"activation_range": 1e12}, "does not fit"),
-        ({"backward": "both"}, "'reversible' or 'stored'"),
+        ({"backward": "both"}, "'reversible', 'recomputed', 'stored'"),
         ({"coefficients": torch.ones(3)}, "shape"),
     ],
 )

@@ -73,7 +73,9 @@ def _step(stack, x):
     x = x.clone().requires_grad_()
     y = stack(x)
     tape = y.grad_fn.tape
-    end = tape.state.x.clone(), tape.state.store.num_held
+    end = None
+    if stack.backward_mode == "reversible":  # no other mode keeps its state
+        end = tape.state.x.clone(), tape.state.store.num_held
     y.square().sum().backward()
     results = {
         "output": y.detach(),
