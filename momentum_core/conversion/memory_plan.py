@@ -128,7 +128,9 @@ def choose_strategies(
         (fixed[part.name],) if part.name in fixed else tuple(part.profiles) for part in parts
     ]
     names = [part.name for part in parts]
-    fastest = dict(zip(names, (min(one, key=_extra) for one in options), strict=True))
+    fastest = dict(
+        zip(names, (min(one, key=EXTRA_FORWARDS.__getitem__) for one in options), strict=True)
+    )
     if slowdown(parts, fastest) > max_slowdown:
         raise ConfigError(
             f"max_slowdown {max_slowdown:g} cannot be kept: with the strategies that are given a "
@@ -164,10 +166,6 @@ def _descend(
         if (peak(parts, best), held(parts, best)) >= (peak(parts, chosen), held(parts, chosen)):
             return chosen
         chosen = best
-
-
-def _extra(strategy: Strategy) -> float:
-    return EXTRA_FORWARDS[strategy]
 
 
 def check_strategies(

@@ -58,7 +58,7 @@ def plan_memory(
         ConfigError: the caller's decisions cannot be carried out.
     """
     try:
-        parts = _parts(plan, model, segments)
+        parts = _parts(plan, model, segments, config.strategies)
         chosen, slowdown = choose_strategies(
             parts, max_slowdown=config.max_slowdown, fixed=config.strategies
         )
@@ -100,7 +100,10 @@ def with_strategies(plan: ConversionPlan, strategies: Mapping[str, Strategy]) ->
 
 
 def _parts(
-    plan: ConversionPlan, model: nn.Module, segments: Sequence[Chain]
+    plan: ConversionPlan,
+    model: nn.Module,
+    segments: Sequence[Chain],
+    fixed: Mapping[str, Strategy],
 ) -> tuple[PartChoices, ...]:
     """Return runs and segments in the order of the forward pass, profiled."""
     mode = new_mode()
@@ -111,7 +114,7 @@ def _parts(
     first = min([*entered.values(), *(run.entered for run in plan.runs)], default=0)
     try:
         for run in plan.runs:
-            found.append((run.entered, _run_choices(mode, run, plan, model, dtype)))
+            found.append((run.entered, _run_choices(mode, run, plan, model, dtype, fixed)))
         for chain in segments:
             names = tuple(call.name for call in chain)
             shape = shapes[names[0]]
@@ -133,13 +136,14 @@ def _run_choices(
     plan: ConversionPlan,
     model: nn.Module,
     dtype: torch.dtype,
+    fixed: Mapping[str, Strategy],
 ) -> PartChoices:
     num_blocks = len(run.blocks)
-    state = _state_bytes(run)
     if not run.takes_input_only:
-        # Its further arguments are known by shape alone: nothing can be compared.
-        nothing = PartProfile(state, state, state)
-        return PartChoices(run.name, 0.0, dict.fromkeys(("reverse", "recompute", "store"), nothing))
+        # Its further arguments are known by shape alone: nothing can be compared, nor chosen.
+        state = _state_bytes(run)
+        only = {fixed.get(run.name, "reverse"): PartProfile(state, state, state)}
+        return PartChoices(run.name, 0.0, only)
     count = min(num_blocks, _PROFILED_BLOCKS)
     blocks = [model.get_submodule(name) for name in run.blocks[:count]]
     stack = without_memory(

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from worker.contract.durable_files import move_file
 
@@ -26,6 +27,13 @@ class StoredFile:
 
     sha256: str
     num_bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Describe a file."""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(sha256, os.fstat(file.fileno()).st_size)
 
 
 class FileStore:
@@ -61,17 +69,15 @@ class FileStore:
 
         It is synced before it gets its name. A file that the store holds already is kept.
         """
-        stored = _described(path)
+        stored = StoredFile.of(path)
         target = self.path_of(stored.sha256)
         target.parent.mkdir(exist_ok=True, mode=0o700)
         move_file(path, target)
         return stored
 
-    def put_received(self, path: Path, upload_id: str) -> StoredFile:
+    def put_received(self, path: Path, upload_id: str) -> None:
         """Take a file that nothing has looked into; it has a name of its own and can be dropped."""
-        stored = _described(path)
         move_file(path, self.received_path(upload_id))
-        return stored
 
     def received_path(self, upload_id: str) -> Path:
         """Return where the file of an upload lies, if the store holds it."""
@@ -115,9 +121,3 @@ class FileStore:
     def free_bytes(self) -> int:
         """Return the free space of the store's disk."""
         return shutil.disk_usage(self._temporary).free
-
-
-def _described(path: Path) -> StoredFile:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return StoredFile(sha256, os.fstat(file.fileno()).st_size)

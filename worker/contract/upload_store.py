@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, Engine, and_, delete, insert, select
 
 from worker.contract.database import database_now, reading
-from worker.contract.file_store import FileStore
+from worker.contract.file_store import FileStore, StoredFile
 from worker.contract.job_store import new_id
 from worker.contract.tables import uploads
 
@@ -45,7 +45,7 @@ class UploadStore:
     def keep(self, path: Path, *, tenant: str) -> ReceivedFile:
         """Take a file from a temporary folder of the file store; it is durable afterwards."""
         upload_id = new_id()
-        stored = self._files.put_received(path, upload_id)
+        stored = StoredFile.of(path)
         with self._engine.begin() as connection:
             now = connection.scalar(select(database_now()))
             assert now is not None
@@ -60,6 +60,8 @@ class UploadStore:
                 "expires_at": now + self._keep_seconds,
             }
             connection.execute(insert(uploads), row)
+        # The file after the row: what a crash leaves is a row, which the sweep finds.
+        self._files.put_received(path, upload_id)
         return ReceivedFile(
             id=upload_id,
             sha256=stored.sha256,

@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from momentum_core import ConversionConfig, convert, plan_conversion
+from momentum_core.conversion import memory_plan
 from momentum_core.conversion.memory_plan import (
     PartChoices,
     choose_strategies,
@@ -170,3 +171,14 @@ def test_max_slowdown_stores_what_adds_least() -> None:
     free = plan_conversion(_network(), torch.empty(8, 3, 64, 64))
     assert free.memory is not None
     assert free.memory.converted_peak_bytes < plan.memory.converted_peak_bytes
+
+
+def test_a_run_with_further_arguments_is_reversed_however_the_choice_is_searched(monkeypatch):
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 3, enable_nested_tensor=False
+    )
+    example = {"src": torch.randn(2, 4, 8), "mask": torch.zeros(4, 4)}
+    for most_compared in (10_000, 0):
+        monkeypatch.setattr(memory_plan, "_MOST_COMPARED", most_compared)
+        plan = plan_conversion(encoder, example)
+        assert [plan.strategy_of(run) for run in plan.runs] == ["reverse"]
