@@ -177,8 +177,9 @@ def test_a_run_with_further_arguments_is_reversed_however_the_choice_is_searched
     encoder = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 3, enable_nested_tensor=False
     )
-    example = {"src": torch.randn(2, 4, 8), "mask": torch.zeros(4, 4)}
+    example = {"src": torch.randn(2, 4, 8), "mask": torch.zeros(4, 4), "is_causal": False}
     for most_compared in (10_000, 0):
         monkeypatch.setattr(memory_plan, "_MOST_COMPARED", most_compared)
         plan = plan_conversion(encoder, example)
+        assert plan.memory is not None, plan.notes
         assert [plan.strategy_of(run) for run in plan.runs] == ["reverse"]
