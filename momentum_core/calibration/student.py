@@ -62,7 +62,8 @@ class Student:
     def __init__(self, original: nn.Module, plan: ConversionPlan) -> None:
         """Convert a copy of `original` by `plan`."""
         # Recomputation would cost time; without weights to train, little is kept for backward.
-        self.model = convert(original, plan=replace(plan, recomputed=())).eval()
+        plain = replace(plan, recomputed=(), strategies={})
+        self.model = convert(original, plan=plain).eval()
         self.model.requires_grad_(requires_grad=False)
         self.runs = [self._replace_stack(run.name, run.rule) for run in plan.runs]
 

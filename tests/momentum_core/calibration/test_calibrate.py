@@ -252,3 +252,14 @@ def test_each_gamma_is_that_of_its_run(digits):
     )
     result = calibrate(plan, digits.network, digits.batches, CalibrationConfig(max_steps=0))
     assert tuple(run.gamma for run in result.plan.runs) == gammas
+
+
+@pytest.mark.parametrize("strategy", ["recompute", "recompute_whole", "store"])
+def test_what_a_run_keeps_for_the_backward_pass_does_not_matter(digits, at_nine_tenths, strategy):
+    plan = digits.plan(ConversionConfig(gamma=0.9))
+    strategies = dict.fromkeys((run.name for run in plan.runs), strategy)
+    config = ConversionConfig(gamma=0.9, strategies=strategies, max_slowdown=2)
+    plan = digits.plan(config)
+    result = calibrate(plan, digits.network, digits.batches, CalibrationConfig(max_steps=8))
+    assert [plan.strategy_of(run) for run in result.plan.runs] == [strategy] * len(plan.runs)
+    assert [run.rule for run in result.plan.runs] == [run.rule for run in at_nine_tenths.plan.runs]
