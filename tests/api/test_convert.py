@@ -112,11 +112,11 @@ def test_a_machine_that_cannot_inspect_safely_takes_nothing(
     client, monkeypatch, stored_files, caplog
 ):
     broken = (
-        "import sys; from worker.contract import inspector, seccomp\n"
+        "from worker.contract import inspector_host, seccomp\n"
         "def install():\n"
         "    raise OSError(1, 'EPERM')\n"
         "seccomp.install = install\n"
-        "inspector.main(); sys.stdout.flush()\n"
+        "inspector_host.main()\n"
     )
     monkeypatch.setattr(intake, "COMMAND", (*intake.COMMAND[:-2], "-c", broken))
     detail = problem_of(post(client, honest_zip()), 503, "inspection_unavailable")

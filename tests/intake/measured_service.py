@@ -6,20 +6,18 @@ Prints its port; on SIGTERM writes to NOTES, as JSON: of each inspector its seco
 seconds, peak of memory and size of its file, and every file that the service itself wrote
 elsewhere than in its data folder.
 
-The peak is what the kernel says when the child ends (`wait4`). It is never below the peak of the
-process that started it, which is why the service runs here and not beside torch in the tests.
+Time and peak are what the kernel says when an inspector ends (`wait4`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import socket
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +25,29 @@ import uvicorn
 
 from api.app import create_app
 from worker.contract import intake
+from worker.contract.inspectors import Ended, Inspectors
 from worker.contract.settings import Settings
 
 inspectors: list[dict[str, float]] = []
 written_elsewhere: set[str] = set()
 
 
-class _MeasuredChild(subprocess.Popen):
-    """Keeps what the kernel says of the child."""
+class _MeasuredInspectors(Inspectors):
+    """Keeps what the kernel says of each."""
 
-    def __init__(self, command: Any, **options: Any) -> None:
-        self._file_bytes = os.fstat(options["pass_fds"][0]).st_size
-        self._started = time.perf_counter()
-        super().__init__(command, **options)
-
-    def _try_wait(self, wait_flags):
-        try:
-            process, status, usage = os.wait4(self.pid, wait_flags)
-        except ChildProcessError:
-            return self.pid, 0
-        if process:
-            self._note(usage)
-        return process, status
-
-    def _note(self, usage: resource.struct_rusage) -> None:
+    def ask(self, line: bytes, files: Sequence[int], *, seconds: float) -> Ended:
+        file_bytes = os.fstat(files[0]).st_size if files else 0
+        started = time.perf_counter()
+        ended = super().ask(line, files, seconds=seconds)
         inspectors.append(
             {
-                "seconds": time.perf_counter() - self._started,
-                "processor_seconds": usage.ru_utime + usage.ru_stime,
-                "peak_bytes": usage.ru_maxrss * 1024,
-                "file_bytes": self._file_bytes,
+                "seconds": time.perf_counter() - started,
+                "processor_seconds": ended.processor_seconds,
+                "peak_bytes": ended.peak_bytes,
+                "file_bytes": file_bytes,
             }
         )
+        return ended
 
 
 def watch_writes(folder: Path) -> None:
@@ -78,7 +67,7 @@ def watch_writes(folder: Path) -> None:
 def main() -> None:
     """Serve until SIGTERM."""
     folder, notes = Path(sys.argv[1]), Path(sys.argv[2])
-    intake.subprocess.Popen = _MeasuredChild
+    intake.Inspectors = _MeasuredInspectors
     settings = Settings(data_dir=folder, broker_url="redis://127.0.0.1:1/0", min_free_bytes=0)
     application = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,12 +1,12 @@
-"""`python -m worker.contract.inspector`: inspect one file in a process of its own, behind walls.
+"""Inspects one file in a process of its own, behind walls.
 
 The request is one line of JSON on standard input, the answer one line on standard output. Files
-come as descriptors that the parent has opened, so this process opens none.
+come as descriptors that are open already, so this process opens none.
 
-    {"task": "checkpoint", "source": 5, "target": 6, "architecture": null, ...}
-    {"task": "dataset", "source": 5, "target": 6, "num_classes": 10, "form": {...}, ...}
+    {"task": "checkpoint", "architecture": null, ...}
+    {"task": "dataset", "num_classes": 10, "form": {...}, ...}
     {"task": "sandbox", ...}
-    each with "parent": 123, "limits": {...}, "allowance": {...}
+    each with "limits": {...}, "allowance": {...}
 
     {"facts": {...}}    or    {"error": {"kind": "CheckpointError", "code": ..., "message": ...}}
 """
@@ -18,29 +18,38 @@ import errno
 import gc
 import hashlib
 import json
-import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from momentum_core.checkpoint.byte_source import ByteSource
 from momentum_core.checkpoint.inspection import inspect_open_checkpoint
 from momentum_core.checkpoint.limits import Limits
 from momentum_core.errors import CheckpointError, DataError, MomentumError
-from worker.contract.lifeline import die_with_parent
+from momentum_core.image_archive.inspection import inspect_open_dataset
+from momentum_core.image_archive.pixels import ImageForm
 from worker.contract.sandbox import Allowance, SandboxError, SandboxReport, close_sandbox
 
 _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
-def main() -> int:
-    """Answer one request; every refusal is an answer, everything else a crash."""
+def prepare() -> None:
+    """Load what Python and OpenSSL look for on disk only when it is first used."""
+    for name in ("cp437", "ascii", "latin-1", "utf-8", "unicode_escape"):
+        codecs.lookup(name)
+    hashlib.sha256(b"").digest()
+
+
+def main(files: Mapping[str, int]) -> int:
+    """Answer one request; every refusal is an answer, everything else a crash.
+
+    Args:
+        files: descriptors of `source` and `target`, as the task needs them.
+    """
     # This process ends with its one file; going through millions of values for cycles is time lost.
     gc.disable()
-    request: dict[str, Any] = json.loads(sys.stdin.readline())
-    # Without the parent there is no clock.
-    die_with_parent(request["parent"])
-    _load_what_is_loaded_late()
+    request: dict[str, Any] = json.loads(sys.stdin.readline()) | dict(files)
     try:
         answer: dict[str, Any] = {"facts": _answer(request)}
     except MomentumError as error:
@@ -71,10 +80,6 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return inspect_open_checkpoint(
             source, request["target"], architecture=request["architecture"], limits=limits
         ).to_json()
-    # Pillow takes its time to load; checkpoints need none of it.
-    from momentum_core.image_archive.inspection import inspect_open_dataset
-    from momentum_core.image_archive.pixels import ImageForm
-
     _close(request)
     return inspect_open_dataset(
         source,
@@ -92,13 +97,6 @@ def _close(request: dict[str, Any]) -> SandboxReport:
     )
 
 
-def _load_what_is_loaded_late() -> None:
-    """Load what Python and OpenSSL look for on disk only when it is first used."""
-    for name in ("cp437", "ascii", "latin-1", "utf-8", "unicode_escape"):
-        codecs.lookup(name)
-    hashlib.sha256(b"").digest()
-
-
 def _refusal(
     request: dict[str, Any],
     code: str,
@@ -109,10 +107,3 @@ def _refusal(
     if request["task"] == "dataset" and kind is CheckpointError:
         kind = DataError
     return {"kind": kind.__name__, "code": code, "message": message}
-
-
-if __name__ == "__main__":
-    # The end of an interpreter tidies up much that is not allowed any more.
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)

@@ -7,25 +7,24 @@ gets a child of its own, so that nothing of one file can reach the next.
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
-import selectors
 import signal
-import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-import momentum_core
 from momentum_core.checkpoint import DEFAULT_LIMITS, CheckpointFacts, DatasetFacts, Limits
 from momentum_core.checkpoint.limits import MEBIBYTE
 from momentum_core.errors import ArchitectureError, CheckpointError, DataError, MomentumError
 from worker.contract.durable_files import new_file
+from worker.contract.inspectors import HostLostError, Inspectors
 from worker.contract.sandbox import Allowance, SandboxError, SandboxReport
 
 __all__ = [
@@ -44,15 +43,17 @@ BYTES_PER_SECOND = 20 * MEBIBYTE
 IMAGE_BYTES_PER_SECOND = 4 * MEBIBYTE
 """Images have to be decoded: a data set gives one second more for every 4 MiB."""
 
-COMMAND = (sys.executable, "-P", "-s", "-B", "-m", "worker.contract.inspector")
+COMMAND = (sys.executable, "-P", "-s", "-B", "-m", "worker.contract.inspector_host")
 """-P: no module is looked for in the current folder; -s: nor in the user's; -B: none is written."""
 
 _ERRORS: dict[str, type[MomentumError]] = {
     kind.__name__: kind for kind in (CheckpointError, ArchitectureError, DataError)
 }
-_MAX_ANSWER_BYTES = 4 * MEBIBYTE
 _MAX_MESSAGE = 10_000
 _OUTPUT_SLACK_BYTES = 16 * MEBIBYTE
+
+_shared: Inspectors | None = None
+_is_starting = threading.Lock()
 
 
 def inspect_checkpoint(
@@ -206,12 +207,10 @@ def _ask_child(
     allowance = Allowance(
         file_bytes=file_bytes, output_bytes=output_bytes, cpu_seconds=math.ceil(seconds)
     )
-    line = json.dumps(
-        request | {"parent": os.getpid(), "limits": asdict(limits), "allowance": asdict(allowance)}
-    )
-    child = _start_child(tuple(request[name] for name in ("source", "target") if name in request))
+    line = json.dumps(request | {"limits": asdict(limits), "allowance": asdict(allowance)})
+    files = [request[name] for name in ("source", "target") if name in request]
     try:
-        answer = _converse(child, line.encode() + b"\n", deadline=time.monotonic() + seconds)
+        ended = _inspectors().ask(line.encode() + b"\n", files, seconds=seconds)
     except TimeoutError:
         raise refusal(
             "reading the file takes longer than it may; send fewer tensors or images",
@@ -219,65 +218,23 @@ def _ask_child(
         ) from None
     except OverflowError:
         raise _crashed(refusal) from None
-    finally:
-        _end_child(child)
-    return _facts(answer, child.returncode, refusal)
+    except HostLostError as error:
+        raise SandboxError(str(error)) from error
+    return _facts(ended.answer, ended.exit_code, refusal)
 
 
-def _start_child(descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    root = str(Path(momentum_core.__file__).resolve().parents[1])
-    return subprocess.Popen(
-        COMMAND,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={"PYTHONPATH": root, "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-        | {"OPENBLAS_NUM_THREADS": "1"},
-        cwd="/",
-        pass_fds=descriptors,
-        start_new_session=True,
-    )
-
-
-def _converse(child: subprocess.Popen[bytes], line: bytes, *, deadline: float) -> bytes:
-    """Send the request, wait for the answer and the end.
-
-    Raises:
-        TimeoutError: the deadline has passed.
-        OverflowError: the answer is longer than any can be.
-    """
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with suppress(BrokenPipeError):
-        child.stdin.write(line)
-        child.stdin.close()
-    answer = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        while len(answer) <= _MAX_ANSWER_BYTES:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
-            piece = os.read(child.stdout.fileno(), 1 << 16)
-            if not piece:
-                break
-            answer += piece
-        else:
-            raise OverflowError
-    try:
-        child.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise TimeoutError from None
-    return bytes(answer)
-
-
-def _end_child(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-    for stream in (child.stdin, child.stdout):
-        if stream is not None:
-            with suppress(BrokenPipeError):
-                stream.close()
+def _inspectors() -> Inspectors:
+    """Return this process's inspectors; a forked process gets its own."""
+    global _shared
+    with _is_starting:
+        if _shared is not None:
+            is_ours = _shared.process_id == os.getpid() and _shared.command == COMMAND
+            if is_ours and _shared.is_alive:
+                return _shared
+            _shared.close()
+        _shared = Inspectors(COMMAND)
+        atexit.register(_shared.close)
+        return _shared
 
 
 def _facts(answer: bytes, return_code: int, refusal: type[MomentumError]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _put_up(name: str, allowance: Allowance, keep: Collection[int]) -> None:
         case "resource_limits":
             _limit_resources(allowance)
         case "descriptors":
-            _close_descriptors(keep)
+            close_descriptors(keep)
         case "capabilities":
             _drop_capabilities()
         case "no_new_privileges":
@@ -148,10 +148,12 @@ def _limit_resources(allowance: Allowance) -> None:
                 raise
 
 
-def _close_descriptors(keep: Collection[int]) -> None:
+def close_descriptors(keep: Collection[int]) -> None:
+    """Close all descriptors but these."""
     at = 0
     for descriptor in sorted(keep):
-        os.closerange(at, descriptor)
+        if at < descriptor:  # Python closes all descriptors for an empty range from 0
+            os.closerange(at, descriptor)
         at = descriptor + 1
     os.closerange(at, max(at, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
 

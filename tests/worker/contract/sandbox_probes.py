@@ -154,7 +154,7 @@ def outcome(
 
 def run(name: str, layers: tuple[str, ...] | None, user: int | None) -> None:
     """Be an inspector whose reader does what a probe does."""
-    from worker.contract import inspector
+    from worker.contract import inspector, inspector_host
 
     close = inspector.close_sandbox
 
@@ -179,9 +179,7 @@ def run(name: str, layers: tuple[str, ...] | None, user: int | None) -> None:
 
     inspector.inspect_open_checkpoint = probe
     inspector.close_sandbox = prepare_and_close
-    code = inspector.main()
-    sys.stdout.flush()
-    os._exit(code)
+    inspector_host.main()
 
 
 def main() -> None:

@@ -22,7 +22,12 @@ from tests.corpus.npz_files import honest_npz
 from tests.corpus.safetensors_files import honest_safetensors
 from tests.corpus.torch_files import honest_legacy, honest_zip
 from tests.corpus.torch_forms import weights
-from worker.contract.intake import CheckpointFacts, inspect_checkpoint, inspect_dataset
+from worker.contract.intake import (
+    CheckpointFacts,
+    SandboxError,
+    inspect_checkpoint,
+    inspect_dataset,
+)
 
 
 @pytest.fixture
@@ -108,12 +113,15 @@ def test_several_threads_may_inspect_at_once(tmp_path):
 
 def _child(monkeypatch, program: str) -> None:
     """Put another program in the child's place."""
-    start = subprocess.Popen
-
-    def start_other(command, **options):
-        return start([sys.executable, "-c", program], **options)
-
-    monkeypatch.setattr(intake.subprocess, "Popen", start_other)
+    host = (
+        "from worker.contract import inspector, inspector_host\n"
+        "def main(files):\n"
+        f"    exec({program!r})\n"
+        "    return 0\n"
+        "inspector.main = main\n"
+        "inspector_host.main()\n"
+    )
+    monkeypatch.setattr(intake, "COMMAND", (*intake.COMMAND[:-2], "-c", host))
 
 
 @pytest.mark.parametrize(
@@ -148,11 +156,11 @@ def test_a_child_that_breaks_is_a_refusal(program, code, monkeypatch, sent, tmp_
 
 def test_a_full_disk_is_not_the_files_fault(monkeypatch, sent, tmp_path):
     program = (
-        "import errno, sys; from worker.contract import inspector\n"
+        "import errno; from worker.contract import inspector, inspector_host\n"
         "def full(*_, **__):\n"
         "    raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "inspector.inspect_open_checkpoint = full\n"
-        "inspector.main(); sys.stdout.flush()\n"
+        "inspector_host.main()\n"
     )
     monkeypatch.setattr(intake, "COMMAND", (*intake.COMMAND[:-2], "-c", program))
     sent.write_bytes(honest_zip())
@@ -178,7 +186,11 @@ def test_a_child_that_does_not_end_is_killed_with_all_it_started(monkeypatch, se
         inspect_checkpoint(sent, tmp_path / "canonical")
     assert caught.value.code == "too_complex"
     assert time.monotonic() - started < 10
-    status = Path(f"/proc/{note.read_text()}/status")
+    _wait_until_ended(int(note.read_text()))
+
+
+def _wait_until_ended(process: int) -> None:
+    status = Path(f"/proc/{process}/status")
     deadline = time.monotonic() + 10  # a killed process ends when it is its turn
     while status.exists() and "zombie" not in status.read_text():
         assert time.monotonic() < deadline
@@ -207,9 +219,78 @@ def test_the_child_gets_nothing_of_this_process_but_its_files(monkeypatch, sent,
     assert (has_secret, folder, leads_session) == (False, "/", True)
 
 
+def test_each_file_gets_a_process_that_no_file_has_touched(monkeypatch, sent, tmp_path):
+    _child(
+        monkeypatch,
+        "import builtins, os\n"
+        "before = getattr(builtins, 'touched', None)\n"
+        "builtins.touched = os.getpid()\n"
+        f"open({str(tmp_path / 'seen')!r}, 'a').write(repr((before, os.getpid())) + '\\n')",
+    )
+    sent.write_bytes(honest_zip())
+    for _ in range(3):
+        with pytest.raises(CheckpointError):
+            inspect_checkpoint(sent, tmp_path / "canonical")
+    seen = [eval(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert [before for before, _ in seen] == [None] * 3
+    assert len({process for _, process in seen}) == 3
+
+
+def test_when_the_host_is_killed_the_file_is_not_to_blame_and_the_next_is_read(
+    monkeypatch, sent, tmp_path
+):
+    note = tmp_path.parent / "pid"
+    _child(
+        monkeypatch,
+        f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid()));"
+        "os.kill(os.getppid(), 9); time.sleep(60)",
+    )
+    sent.write_bytes(honest_zip())
+    with pytest.raises(SandboxError, match="send the file again"):
+        inspect_checkpoint(sent, tmp_path / "canonical")
+    assert list(tmp_path.iterdir()) == [sent]
+    _wait_until_ended(int(note.read_text()))
+    monkeypatch.undo()
+    assert inspect_checkpoint(sent, tmp_path / "canonical").num_classes == 10
+    intake._inspectors()._host.kill()
+    intake._inspectors()._host.wait()
+    assert inspect_checkpoint(sent, tmp_path / "canonical").num_classes == 10
+
+
+def test_a_forked_process_has_a_host_of_its_own(sent, tmp_path):
+    """Or else two processes would talk over each other, and one could outlive the other's."""
+    program = (
+        "import os; from pathlib import Path; import worker.contract.intake as intake\n"
+        f"sent, target = Path({str(sent)!r}), Path({str(tmp_path)!r})\n"
+        "def host():\n"
+        "    intake.inspect_checkpoint(sent, target / str(os.getpid()))\n"
+        "    return intake._inspectors()._host.pid\n"
+        "first = host()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(host() == first)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "assert host() == first\n"
+    )
+    sent.write_bytes(honest_zip())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_host_outlives_its_process(sent, tmp_path):
+    program = (
+        "import os; from pathlib import Path; import worker.contract.intake as intake\n"
+        f"intake.inspect_checkpoint(Path({str(sent)!r}), Path({str(tmp_path / 'canonical')!r}))\n"
+        "print(intake._inspectors()._host.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    sent.write_bytes(honest_zip())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    _wait_until_ended(int(done.stdout))
+
+
 def test_the_childs_modules_do_not_include_torch():
-    modules = "worker.contract.inspector, momentum_core.image_archive.inspection"
-    program = f"import sys, {modules}; print(' '.join(sys.modules))"
+    program = "import sys, worker.contract.inspector_host; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"torch", "torchvision", "safetensors", "pickle"} & set(done.stdout.split()) - {

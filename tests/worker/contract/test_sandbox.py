@@ -241,14 +241,12 @@ def test_landlock_takes_every_right_that_a_version_knows(known, expected):
 
 
 BROKEN = """
-import errno, sys
-from worker.contract import inspector, landlock, sandbox, seccomp
+import errno
+from worker.contract import inspector_host, landlock, sandbox, seccomp
 def broken(*_):
     raise OSError(errno.EINVAL, "EINVAL")
 {place} = broken
-code = inspector.main()
-sys.stdout.flush()
-sys.exit(code)
+inspector_host.main()
 """
 
 
@@ -256,7 +254,7 @@ sys.exit(code)
     "place",
     [
         *("landlock.install", "seccomp.install", "sandbox._drop_capabilities"),
-        *("sandbox._limit_resources", "sandbox._close_descriptors", "sandbox._prctl"),
+        *("sandbox._limit_resources", "sandbox.close_descriptors", "sandbox._prctl"),
     ],
 )
 def test_without_a_layer_that_should_be_there_nothing_is_inspected(place, monkeypatch, tmp_path):
@@ -272,8 +270,8 @@ def test_without_a_layer_that_should_be_there_nothing_is_inspected(place, monkey
 
 def test_a_kernel_without_landlock_is_said_and_the_rest_stands(monkeypatch, tmp_path):
     program = (
-        "import sys; from worker.contract import inspector, landlock;"
-        "landlock.version = lambda: 0; inspector.main(); sys.stdout.flush()"
+        "from worker.contract import inspector_host, landlock;"
+        "landlock.version = lambda: 0; inspector_host.main()"
     )
     monkeypatch.setattr(intake, "COMMAND", (*intake.COMMAND[:-2], "-c", program))
     report = sandbox_report()
@@ -303,12 +301,15 @@ def test_another_processor_lacks_only_the_filter(monkeypatch):
 def test_an_inspector_dies_with_the_process_that_started_it(tmp_path):
     note = tmp_path / "pid"
     inspector = (
-        "import os; from worker.contract import inspector\n"
+        "import os; from worker.contract import inspector, inspector_host\n"
         "def endless(*_, **__):\n"
         "    while True: pass\n"
+        "def close(*_, **__):\n"
+        f"    open({str(note)!r}, 'w').write(str(os.getpid()))\n"
+        "    wall(*_, **__)\n"
+        "wall, inspector.close_sandbox = inspector.close_sandbox, close\n"
         "inspector.inspect_open_checkpoint = endless\n"
-        f"open({str(note)!r}, 'w').write(str(os.getpid()))\n"
-        "inspector.main()\n"
+        "inspector_host.main()\n"
     )
     (tmp_path / "sent").write_bytes(b"x")
     parent = subprocess.Popen(
