@@ -7,8 +7,9 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api.dependencies import Service
+from api.job_watcher import JobWatcher
 from api.problems import PROBLEM_TYPE, add_problem_handlers
-from api.routes import convert, health, jobs, uploads, zoo
+from api.routes import convert, events, health, job_control, jobs, uploads, zoo
 from api.schemas import ProblemView
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
@@ -38,14 +39,16 @@ def create_app(settings: Settings) -> FastAPI:
     files = FileStore(settings.data_folder)
     files.clear_temporary()
     engine = open_database(settings.database)
+    store = JobStore(engine)
     app.state.service = Service(
         settings=settings,
-        store=JobStore(engine),
+        store=store,
         files=files,
         uploads=UploadStore(engine, files, keep_seconds=settings.upload_seconds),
+        watcher=JobWatcher(store),
     )
     add_problem_handlers(app)
-    for each in (convert, uploads, jobs, zoo, health):
+    for each in (convert, uploads, jobs, events, job_control, zoo, health):
         app.include_router(each.router)
     return app
 

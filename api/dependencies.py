@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from api.job_watcher import JobWatcher
 from api.problems import Problem
 from worker.contract.file_store import FileStore
 from worker.contract.job import DEFAULT_TENANT, Job
@@ -24,6 +25,7 @@ class Service:
     store: JobStore
     files: FileStore
     uploads: UploadStore
+    watcher: JobWatcher
 
 
 def _service(request: Request) -> Service:

@@ -29,62 +29,67 @@ class ArtifactView(BaseModel):
     url: str
 
 
-class JobView(BaseModel):
-    """A job, as far as it has come."""
+class JobSummary(BaseModel):
+    """A job in a list."""
 
     id: str
     name: str | None
+    tags: list[str]
     state: JobState
     stage: Stage | None = Field(description="Where a job is while it runs, or where it failed.")
     progress: float = Field(description="Share of the work that is done, 0 to 1.")
     attempt: int = Field(description="Above 1: a worker died, and the job was run again.")
+    cancel_requested: bool = Field(
+        description="Whether the job is to stop; it does within seconds."
+    )
+    retry_of: str | None = Field(description="The job whose request this one repeats.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    result: dict[str, Any] | None = Field(description="The figures of a job that succeeded.")
+    error: JobErrorView | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Show a job."""
+        return cls(**_summary(job))
+
+
+class JobPage(BaseModel):
+    """Jobs, the newest first."""
+
+    jobs: list[JobSummary]
+    next_cursor: str | None = Field(description="For the next page; null on the last one.")
+
+
+class JobView(JobSummary):
+    """A job, as far as it has come."""
+
     request: dict[str, Any] = Field(description="What was asked for, defaults included.")
     sent: dict[str, str] = Field(
         description="SHA-256 of each file as it was sent, by the name of its part.",
         examples=[{"checkpoint": "12fca82f"}],
     )
-    result: dict[str, Any] | None = Field(description="The figures of a job that succeeded.")
-    error: JobErrorView | None
     artifacts: list[ArtifactView]
-    links: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, artifacts: list[Artifact], uploads: dict[str, Upload]) -> Self:
+    def of_all(cls, job: Job, artifacts: list[Artifact], uploads: dict[str, Upload]) -> Self:
         """Show a job, the files it made, and the digests of those that were sent."""
-        at = f"/jobs/{job.id}"
-        links = {"self": at, "events": f"{at}/events"}
-        if job.state == JobState.SUCCEEDED:
-            links |= {"weights": f"{at}/weights", "report": f"{at}/report"}
         return cls(
-            id=job.id,
-            name=job.name,
-            state=job.state,
-            stage=job.stage,
-            progress=job.progress,
-            attempt=job.attempt,
-            created_at=_time(job.created_at),
-            started_at=_optional_time(job.started_at),
-            finished_at=_optional_time(job.finished_at),
+            **_summary(job),
             request=job.request,
             sent={part: upload.facts["sha256"] for part, upload in uploads.items()},
-            result=job.result,
-            error=JobErrorView(code=job.error.code, message=job.error.message)
-            if job.error
-            else None,
             artifacts=[
                 ArtifactView(
                     name=one.name,
                     num_bytes=one.num_bytes,
                     sha256=one.sha256,
                     media_type=one.media_type,
-                    url=f"{at}/artifacts/{one.name}",
+                    url=f"/jobs/{job.id}/artifacts/{one.name}",
                 )
                 for one in artifacts
             ],
-            links=links,
         )
 
 
@@ -200,3 +205,29 @@ def _time(seconds: float) -> datetime:
 
 def _optional_time(seconds: float | None) -> datetime | None:
     return None if seconds is None else _time(seconds)
+
+
+def _summary(job: Job) -> dict[str, Any]:
+    at = f"/jobs/{job.id}"
+    links = {"self": at, "events": f"{at}/events"}
+    if job.state == JobState.SUCCEEDED:
+        links |= {"weights": f"{at}/weights", "report": f"{at}/report"}
+    links |= {"retry": f"{at}/retry"} if job.state.is_final else {"cancel": f"{at}/cancel"}
+    error = job.error
+    return {
+        "id": job.id,
+        "name": job.name,
+        "tags": job.request.get("tags", []),
+        "state": job.state,
+        "stage": job.stage,
+        "progress": job.progress,
+        "attempt": job.attempt,
+        "cancel_requested": job.cancel_requested,
+        "retry_of": job.retry_of,
+        "created_at": _time(job.created_at),
+        "started_at": _optional_time(job.started_at),
+        "finished_at": _optional_time(job.finished_at),
+        "result": job.result,
+        "error": error and JobErrorView(code=error.code, message=error.message),
+        "links": links,
+    }

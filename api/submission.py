@@ -16,7 +16,7 @@ from worker.contract.intake import (
     inspect_dataset,
 )
 from worker.contract.job import Job, Upload
-from worker.contract.job_store import JobStore, new_id
+from worker.contract.job_store import IdempotencyKey, JobStore, new_id
 from worker.contract.request import ConvertRequest
 from worker.contract.zoo import find_zoo_entry
 
@@ -45,6 +45,7 @@ def submit(
     store: JobStore,
     files: FileStore,
     limits: Limits = DEFAULT_LIMITS,
+    key: IdempotencyKey | None = None,
 ) -> Job:
     """Check what was sent, keep it, and record a job.
 
@@ -56,8 +57,10 @@ def submit(
         store: where the job is recorded.
         files: where the files are kept.
         limits: how much a file may ask for.
+        key: with it, a job that was recorded meanwhile for the same request is returned.
 
     Raises:
+        KeyReusedError: the key stands for another request.
         Problem: parts or options do not go together.
         MomentumError: a file is refused; its code says why.
     """
@@ -97,7 +100,11 @@ def submit(
         kind: _keep(path, kind, found, tenant, files) for kind, (path, found) in accepted.items()
     }
     return store.submit(
-        request, tenant=tenant, checkpoint=uploads.get("checkpoint"), data=uploads.get("dataset")
+        request,
+        tenant=tenant,
+        checkpoint=uploads.get("checkpoint"),
+        data=uploads.get("dataset"),
+        key=key,
     )
 
 

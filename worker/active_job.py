@@ -1,8 +1,10 @@
-"""A job while a worker has it: its lease is kept alive, its progress recorded."""
+"""A job while a worker has it: its lease is kept alive, its progress recorded, its end obeyed."""
 
 from __future__ import annotations
 
+import _thread
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -12,11 +14,17 @@ from typing import Any, Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.contract.job import Claim, Stage
-from worker.contract.job_claims import ClaimLostError, JobClaims
+from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
 
 HEARTBEATS_PER_LEASE = 5
 PROGRESS_SECONDS = 1.0
 """Progress is recorded at most this often."""
+
+CANCEL_SECONDS = 0.5
+"""Time between two looks whether the job is still wanted."""
+
+_INTERRUPTION = signal.SIGUSR2
+"""Never really sent: the name under which Python calls the main thread's handler."""
 
 _SHARES: dict[Stage, tuple[float, float]] = {
     Stage.LOADING: (0.0, 0.03),
@@ -37,6 +45,9 @@ class ActiveJob:
 
     A database that does not answer never ends a job by itself: progress is lost then, and the job
     goes on for as long as its lease would have lasted.
+
+    A job that was cancelled, or that went to somebody else, is stopped wherever it is: the next
+    `check` raises, and if none comes the main thread is interrupted at its next instruction.
     """
 
     def __init__(self, claims: JobClaims, claim: Claim, *, lease_seconds: float) -> None:
@@ -47,10 +58,13 @@ class ActiveJob:
         self._progress = 0.0
         self._recorded_at = 0.0
         self._ended = threading.Event()
-        self._lost = threading.Event()
+        self._stop: type[Exception] | None = None
+        self._old_handler: Any = None
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._old_handler = signal.signal(_INTERRUPTION, self._interrupt)
         self._heart.start()
         return self
 
@@ -62,12 +76,15 @@ class ActiveJob:
     ) -> None:
         self._ended.set()
         self._heart.join()
+        if self._old_handler is not None:
+            signal.signal(_INTERRUPTION, self._old_handler)
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage; progress never falls.
 
         Raises:
             ClaimLostError: the job is somebody else's.
+            JobCancelledError: nobody wants it any more.
         """
         self.check()
         self._stage = stage
@@ -79,6 +96,7 @@ class ActiveJob:
 
         Raises:
             ClaimLostError: the job is somebody else's.
+            JobCancelledError: nobody wants it any more.
         """
         self.check()
         self._advance(share)
@@ -91,13 +109,14 @@ class ActiveJob:
             )
 
     def check(self) -> None:
-        """Stop here if the job is somebody else's.
+        """Stop here if the job is somebody else's, or nobody's.
 
         Raises:
-            ClaimLostError: it is.
+            ClaimLostError: it is somebody else's.
+            JobCancelledError: nobody wants it any more.
         """
-        if self._lost.is_set():
-            raise ClaimLostError
+        if self._stop is not None:
+            raise self._stop
 
     def _advance(self, share: float) -> None:
         assert self._stage is not None, "enter a stage first"
@@ -112,9 +131,21 @@ class ActiveJob:
 
     def _beat(self) -> None:
         held_until = time.monotonic() + self._lease_seconds
-        while not self._ended.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
+        interval = self._lease_seconds / HEARTBEATS_PER_LEASE
+        renew_at = time.monotonic() + interval
+        while not self._ended.wait(min(CANCEL_SECONDS, interval)):
+            if self._stop is not None:
+                # It was told a moment ago and goes on: it is in a stage that does not look.
+                if self._old_handler is not None:
+                    _thread.interrupt_main(_INTERRUPTION)
+                continue
             asked_at = time.monotonic()
             try:
+                if self._claims.is_cancel_requested(self.claim):
+                    self._stop = JobCancelledError
+                if asked_at < renew_at:
+                    continue
+                renew_at = asked_at + interval
                 held = self._claims.renew(self.claim)
             except SQLAlchemyError:
                 logger.warning("lease of job %s not renewed", self.claim.job_id, exc_info=True)
@@ -122,5 +153,9 @@ class ActiveJob:
             else:
                 held_until = asked_at + self._lease_seconds
             if not held:
-                self._lost.set()
-                return
+                self._stop = ClaimLostError
+
+    def _interrupt(self, *_: Any) -> None:
+        """Raise in the main thread, unless the job has ended meanwhile."""
+        if not self._ended.is_set():
+            self.check()

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker import create_celery_app
+from worker.contract.collector import Collector
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
@@ -29,6 +30,9 @@ from worker.contract.upload_store import UploadStore
 
 POLL_SECONDS = 0.2
 """Time between two looks at the outbox."""
+
+COLLECT_SECONDS = 600.0
+"""Time between two looks for what is left over."""
 
 LOST_AFTER_SECONDS = 5.0
 """A message sent this long ago, whose job still waits, may be lost."""
@@ -43,6 +47,7 @@ class Relay:
         self,
         outbox: Outbox,
         uploads: UploadStore,
+        collector: Collector,
         app: Celery,
         *,
         sweep_seconds: float,
@@ -51,10 +56,12 @@ class Relay:
         """Sweep every `sweep_seconds`; a job has failed after `max_attempts`."""
         self._outbox = outbox
         self._uploads = uploads
+        self._collector = collector
         self._app = app
         self._sweep_seconds = sweep_seconds
         self._max_attempts = max_attempts
         self._sweep_at = 0.0
+        self._collect_at = 0.0
         self._failing = False
 
     def run(self, stopped: threading.Event) -> None:
@@ -65,6 +72,10 @@ class Relay:
                 if time.monotonic() >= self._sweep_at:
                     self._sweep_at = time.monotonic() + self._sweep_seconds
                     self.sweep()
+                if time.monotonic() >= self._collect_at:
+                    self._collect_at = time.monotonic() + COLLECT_SECONDS
+                    if removed := self._collector.collect():
+                        logger.info("%d files were of no job any more", removed)
 
     def publish(self) -> None:
         """Send what waits in the outbox; a message may be sent twice, never not at all."""
@@ -126,6 +137,7 @@ def main() -> None:
     relay = Relay(
         Outbox(engine),
         UploadStore(engine, files, keep_seconds=settings.upload_seconds),
+        Collector(engine, files),
         create_celery_app(settings.broker),
         sweep_seconds=settings.sweep_seconds,
         max_attempts=settings.max_attempts,

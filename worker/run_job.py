@@ -13,8 +13,8 @@ from momentum_core.errors import MomentumError
 from worker.active_job import ActiveJob
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
-from worker.contract.job import JobError
-from worker.contract.job_claims import ClaimLostError, JobClaims
+from worker.contract.job import Claim, JobError
+from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
 from worker.contract.settings import Settings
 from worker.conversion_job import Workplace, convert_for_job
 from worker.device import choose_device
@@ -73,24 +73,42 @@ def run_job(job_id: str, services: Services) -> None:
         return
     logger.info("job %s: attempt %d", job_id, claim.attempt)
     try:
-        with ActiveJob(services.claims, claim, lease_seconds=services.lease_seconds) as active:
-            try:
-                job, checkpoint, data = services.claims.read(claim)
-                result, artifacts = convert_for_job(
-                    job, checkpoint, data, workplace=services.workplace, active=active
-                )
-                services.claims.succeed(claim, result=result, files=artifacts)
-                logger.info("job %s succeeded", job_id)
-            except (ClaimLostError, SQLAlchemyError):
-                # Without the record nothing can be said of the job: its lease decides.
-                raise
-            except Exception as error:
-                logger.exception("job %s failed", job_id)
-                services.claims.fail(claim, _job_error(error))
+        _work(job_id, claim, services)
+    except JobCancelledError:
+        _cancel(claim, services)
     except SQLAlchemyError:
         logger.exception("job %s: the record does not answer; it runs again later", job_id)
     except ClaimLostError:
         logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
+
+
+def _work(job_id: str, claim: Claim, services: Services) -> None:
+    with ActiveJob(services.claims, claim, lease_seconds=services.lease_seconds) as active:
+        try:
+            job, checkpoint, data = services.claims.read(claim)
+            result, artifacts = convert_for_job(
+                job, checkpoint, data, workplace=services.workplace, active=active
+            )
+            services.claims.succeed(claim, result=result, files=artifacts)
+            logger.info("job %s succeeded", job_id)
+        except (ClaimLostError, JobCancelledError, SQLAlchemyError):
+            # Without the record nothing can be said of the job: its lease decides.
+            raise
+        except Exception as error:
+            active.check()  # a library may have made another error of the interruption
+            logger.exception("job %s failed", job_id)
+            services.claims.fail(claim, _job_error(error))
+
+
+def _cancel(claim: Claim, services: Services) -> None:
+    try:
+        services.claims.cancel(claim)
+        logger.info("job %s was cancelled", claim.job_id)
+    except SQLAlchemyError:
+        logger.exception("job %s: the record does not answer; the relay ends it", claim.job_id)
+    except ClaimLostError:
+        # It had ended when the word came, or its lease had.
+        logger.info("job %s was to be cancelled, and had ended", claim.job_id)
 
 
 def _job_error(error: Exception) -> JobError:

@@ -11,12 +11,16 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.content_digest import CONTENT_DIGEST_PARAMETER, HEADER, StatedDigest, checked_chunks
 from api.dependencies import Service, ServiceDependency, TenantDependency
+from api.idempotency import HEADER as IDEMPOTENCY_HEADER
+from api.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED_HEADER, key_reused, read_key
 from api.multipart import MAX_REQUEST_BYTES, ReceivedParts, receive_parts, too_large
 from api.problems import Problem
 from api.request_body import parse_request, request_schema
 from api.room import check_room
 from api.schemas import JobView
 from api.submission import submit
+from worker.contract.job import Job
+from worker.contract.job_store import IdempotencyKey, KeyReusedError
 from worker.contract.request import ConvertRequest
 
 RETRY_SECONDS = 2
@@ -64,7 +68,10 @@ _BODY: dict[str, Any] = {
     operation_id="convert",
     summary="Convert a residual network",
     status_code=202,
-    openapi_extra={"requestBody": _BODY, "parameters": [CONTENT_DIGEST_PARAMETER]},
+    openapi_extra={
+        "requestBody": _BODY,
+        "parameters": [CONTENT_DIGEST_PARAMETER, IDEMPOTENCY_PARAMETER],
+    },
 )
 async def convert(
     request: Request, response: Response, service: ServiceDependency, tenant: TenantDependency
@@ -97,19 +104,41 @@ async def convert(
             )
         wanted = parse_request(parts.request or b"")
         await run_in_threadpool(_fetch_uploads, wanted, parts, folder, service, tenant)
-        job = await run_in_threadpool(
-            submit,
-            wanted,
-            checkpoint=parts.files.get("checkpoint"),
-            data=parts.files.get("data"),
-            tenant=tenant,
-            store=service.store,
-            files=service.files,
-            limits=service.settings.limits,
+        key = await run_in_threadpool(
+            read_key, request.headers.get(IDEMPOTENCY_HEADER), wanted, parts.files
         )
+        try:
+            job, is_new = await run_in_threadpool(_submit_once, wanted, parts, key, service, tenant)
+        except KeyReusedError:
+            raise key_reused() from None
+    if not is_new:
+        response.headers[REPLAYED_HEADER] = "true"
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["Retry-After"] = str(RETRY_SECONDS)
-    return JobView.of(job, [], service.store.uploads_of(job))
+    return JobView.of_all(job, [], service.store.uploads_of(job))
+
+
+def _submit_once(
+    request: ConvertRequest,
+    parts: ReceivedParts,
+    key: IdempotencyKey | None,
+    service: Service,
+    tenant: str,
+) -> tuple[Job, bool]:
+    """Return the request's job, and whether it is a new one."""
+    if key is not None and (earlier := service.store.submitted(key, tenant=tenant)) is not None:
+        return earlier, False
+    job = submit(
+        request,
+        checkpoint=parts.files.get("checkpoint"),
+        data=parts.files.get("data"),
+        tenant=tenant,
+        store=service.store,
+        files=service.files,
+        limits=service.settings.limits,
+        key=key,
+    )
+    return job, True
 
 
 def _fetch_uploads(

@@ -8,16 +8,56 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
 
-from api.dependencies import JobDependency, Service, ServiceDependency
+from api.cursor import read_cursor, write_cursor
+from api.dependencies import JobDependency, Service, ServiceDependency, TenantDependency
 from api.problems import Problem
 from api.routes.convert import RETRY_SECONDS
-from api.schemas import EventPage, EventView, JobView
+from api.schemas import JobPage, JobSummary, JobView
 from worker.contract.job import Job, JobState
+from worker.contract.request import MAX_NAME_CHARACTERS, MAX_TAGS
 
 WEIGHTS_FILE = "model.safetensors"
 REPORT_FILE = "report.json"
 
+MAX_LISTED = 200
+"""Jobs in one page."""
+
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get("", operation_id="list_jobs", summary="Find jobs")
+def list_jobs(
+    service: ServiceDependency,
+    tenant: TenantDependency,
+    state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
+    tag: Annotated[
+        list[str] | None, Query(max_length=MAX_TAGS, description="Every one of these.")
+    ] = None,
+    text: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=MAX_NAME_CHARACTERS,
+            description="Part of the name, or how the id begins.",
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=200, description="`next_cursor` of the page before.")
+    ] = None,
+) -> JobPage:
+    """Return a page of jobs, the newest first; `next_cursor` leads to the next one."""
+    found = service.store.find(
+        tenant=tenant,
+        states=state or (),
+        tags=tag or (),
+        text=text,
+        before=None if cursor is None else read_cursor(cursor),
+        limit=limit + 1,  # one more tells whether there is a next page
+    )
+    shown = found[:limit]
+    next_cursor = write_cursor(shown[-1]) if len(found) > limit else None
+    return JobPage(jobs=[JobSummary.of(job) for job in shown], next_cursor=next_cursor)
 
 
 @router.get("/{job_id}", operation_id="get_job", summary="Follow a job", response_model=JobView)
@@ -35,18 +75,7 @@ def get_job(
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     store = service.store
-    return JobView.of(job, store.artifacts_of(job.id), store.uploads_of(job))
-
-
-@router.get("/{job_id}/events", operation_id="list_events", summary="What happened to a job")
-def list_events(
-    job: JobDependency,
-    service: ServiceDependency,
-    after: Annotated[int, Query(ge=0, le=2**53, description="Number of the last event seen.")] = 0,
-) -> EventPage:
-    """Return a page of events in order; the next one begins after the last number."""
-    found = service.store.events_of(job.id, after=after)
-    return EventPage(events=[EventView.of(event) for event in found])
+    return JobView.of_all(job, store.artifacts_of(job.id), store.uploads_of(job))
 
 
 @router.get(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
+import torch
 from sqlalchemy.exc import OperationalError
 
 from worker.active_job import ActiveJob
 from worker.contract.job import Stage
-from worker.contract.job_claims import ClaimLostError, JobClaims
+from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
 from worker.contract.request import ConvertRequest, Source
 
 
@@ -21,6 +23,12 @@ def job(store):
 @pytest.fixture
 def short(services) -> JobClaims:
     return JobClaims(services.claims.engine, lease_seconds=0.5)
+
+
+def wait(active: ActiveJob, seconds: float) -> None:
+    """Work without a word, then give one; either may be where the job is stopped."""
+    time.sleep(seconds)
+    active.check()
 
 
 def test_a_lease_is_kept_longer_than_it_lasts(short, outbox, job):
@@ -38,9 +46,8 @@ def test_a_job_that_went_to_somebody_else_is_noticed(short, job):
         short.hand_back("a")
         with pytest.raises(ClaimLostError):
             active.enter(Stage.PLANNING)
-        time.sleep(0.3)
         with pytest.raises(ClaimLostError):
-            active.check()
+            wait(active, 0.3)
 
 
 def test_a_database_that_is_away_ends_a_job_only_with_its_lease(short, job, monkeypatch):
@@ -54,9 +61,8 @@ def test_a_database_that_is_away_ends_a_job_only_with_its_lease(short, job, monk
         active.enter(Stage.PLANNING)
         active.advance(0.5)
         active.check()
-        time.sleep(0.9)
         with pytest.raises(ClaimLostError):
-            active.check()
+            wait(active, 0.9)
 
 
 def test_progress_never_falls_and_is_written_once_a_second(short, store, job):
@@ -76,3 +82,41 @@ def test_progress_never_falls_and_is_written_once_a_second(short, store, job):
         for step in range(50):
             active.advance(step / 50, step=step)
         assert store.get(job.id, tenant="default").revision - before <= 2
+
+
+def test_a_cancelled_job_stops_at_its_next_step(short, store, job):
+    with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
+        active.enter(Stage.LOADING)
+        store.cancel(job.id, tenant="default")
+        time.sleep(0.15)
+        with pytest.raises(JobCancelledError):
+            active.advance(0.5)
+
+
+@pytest.mark.parametrize("work", ["sleep", "torch"])
+def test_a_stage_that_does_not_look_is_interrupted(short, store, job, work):
+    """In the main thread, where a worker's child does its jobs."""
+    started = time.monotonic()
+    with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
+        active.enter(Stage.MEASURING)
+        store.cancel(job.id, tenant="default")
+        with pytest.raises(JobCancelledError):
+            _work_silently(work, until=started + 20)
+    assert time.monotonic() - started < 5
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+def _work_silently(work: str, *, until: float) -> None:
+    x = torch.randn(64, 64)
+    while time.monotonic() < until:
+        if work == "sleep":
+            time.sleep(0.01)
+        else:
+            x = (x @ x).tanh()
+
+
+def test_what_comes_after_a_job_is_not_interrupted(short, store, job):
+    with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5):
+        store.cancel(job.id, tenant="default")
+    for _ in range(30):
+        time.sleep(0.01)

@@ -12,6 +12,7 @@ import redis
 from sqlalchemy import update
 
 from worker.broker import create_celery_app
+from worker.contract.collector import Collector
 from worker.contract.database import database_now
 from worker.contract.file_store import FileStore
 from worker.contract.messages import CONVERT_QUEUE
@@ -24,7 +25,10 @@ pytestmark = pytest.mark.redis
 
 
 def relay_to(url, outbox, uploads) -> Relay:
-    return Relay(outbox, uploads, create_celery_app(url), sweep_seconds=0.1, max_attempts=3)
+    collector = Collector(uploads._engine, uploads._files)
+    return Relay(
+        outbox, uploads, collector, create_celery_app(url), sweep_seconds=0.1, max_attempts=3
+    )
 
 
 @pytest.fixture

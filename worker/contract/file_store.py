@@ -12,7 +12,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class FileStore:
         self._received = folder / "received"
         self._temporary = folder / "tmp"
         self._lock = folder / "tmp.lock"
+        self._blobs_lock = folder / "blobs.lock"
         for each in (folder, self._blobs, self._received, self._temporary):
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -54,7 +56,8 @@ class FileStore:
 
         It is locked while it is used: what `clear_temporary` finds unlocked, nobody needs.
         """
-        with self._clearing(fcntl.LOCK_SH):
+        # So that it is not cleared between its making and its locking.
+        with _locked(self._lock, fcntl.LOCK_SH):
             folder = Path(tempfile.mkdtemp(dir=self._temporary))
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -67,12 +70,15 @@ class FileStore:
     def put(self, path: Path) -> StoredFile:
         """Take a finished file from a `temporary_folder` into the store.
 
-        It is synced before it gets its name. A file that the store holds already is kept.
+        It is synced before it gets its name, and young from then on: `collect` leaves it alone
+        until the record can point to it.
         """
         stored = StoredFile.of(path)
         target = self.path_of(stored.sha256)
         target.parent.mkdir(exist_ok=True, mode=0o700)
-        move_file(path, target)
+        with _locked(self._blobs_lock, fcntl.LOCK_SH):
+            os.utime(path)
+            move_file(path, target)
         return stored
 
     def put_received(self, path: Path, upload_id: str) -> None:
@@ -92,9 +98,30 @@ class FileStore:
         assert len(bytes.fromhex(sha256)) == 32, "a SHA-256 in hexadecimal"
         return self._blobs / sha256[:2] / sha256
 
+    def collect(self, is_needed: Callable[[str], bool], *, older_than_seconds: float) -> int:
+        """Remove files that nothing points to; safe while others use the store.
+
+        Args:
+            is_needed: whether the record points to a file, by its SHA-256.
+            older_than_seconds: younger files are left alone: they are put before they are recorded.
+
+        Returns:
+            How many files were removed.
+        """
+        newest, removed = time.time() - older_than_seconds, 0
+        for path in sorted(self._blobs.glob("??/*")):
+            if not _is_older(path, newest) or is_needed(path.name):
+                continue
+            # It may have been put again since; while the lock is held it cannot be.
+            with _locked(self._blobs_lock, fcntl.LOCK_EX):
+                if _is_older(path, newest):
+                    path.unlink()
+                    removed += 1
+        return removed
+
     def clear_temporary(self) -> None:
         """Remove what killed processes left; safe while others use the store."""
-        with self._clearing(fcntl.LOCK_EX):
+        with _locked(self._lock, fcntl.LOCK_EX):
             for left in self._temporary.iterdir():
                 if not left.is_dir():
                     continue
@@ -108,16 +135,23 @@ class FileStore:
                 finally:
                     os.close(descriptor)
 
-    @contextmanager
-    def _clearing(self, kind: int) -> Iterator[None]:
-        """Keep a folder from being cleared between its making and its locking."""
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, kind)
-            yield
-        finally:
-            os.close(descriptor)
-
     def free_bytes(self) -> int:
         """Return the free space of the store's disk."""
         return shutil.disk_usage(self._temporary).free
+
+
+def _is_older(path: Path, newest: float) -> bool:
+    try:
+        return path.stat().st_mtime < newest
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)

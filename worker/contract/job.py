@@ -94,6 +94,10 @@ class Job:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    cancel_requested: bool
+    """Whether it is to stop; a running job does so within seconds."""
+    retry_of: str | None
+    """The job whose request this one repeats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

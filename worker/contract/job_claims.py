@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, or_, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
-from worker.contract.job_store import announce, change_job, read_job, read_upload
+from worker.contract.job_store import announce, cancelled, change_job, read_job, read_upload
 from worker.contract.tables import artifacts, jobs, uploads
 
 
 class ClaimLostError(Exception):
     """The job is not this worker's any more: it must stop, and has nothing left to write."""
+
+
+class JobCancelledError(Exception):
+    """The user does not want the job any more."""
 
 
 class JobClaims:
@@ -38,7 +42,11 @@ class JobClaims:
         """
         free = or_(
             jobs.c.state == JobState.QUEUED,
-            and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < database_now()),
+            and_(
+                jobs.c.state == JobState.RUNNING,
+                jobs.c.lease_until < database_now(),
+                ~jobs.c.cancel_requested,
+            ),
         )
         with self.engine.begin() as connection:
             row = change_job(
@@ -82,6 +90,12 @@ class JobClaims:
                 .values(lease_until=database_now() + self._lease_seconds)
             )
         return renewed.rowcount == 1
+
+    def is_cancel_requested(self, claim: Claim) -> bool:
+        """Return whether the job is to stop."""
+        query = select(jobs.c.cancel_requested).where(_held(claim))
+        with self._reader.connect() as connection:
+            return bool(connection.scalar(query))
 
     def enter_stage(self, claim: Claim, stage: Stage, *, progress: float) -> None:
         """Record that a stage begins.
@@ -140,6 +154,14 @@ class JobClaims:
             data={"code": error.code, "message": error.message},
         )
 
+    def cancel(self, claim: Claim) -> None:
+        """End the job because its user asked for it.
+
+        Raises:
+            ClaimLostError: the job is somebody else's.
+        """
+        self._change(claim, cancelled(), kind="cancelled", data={})
+
     def hand_back(self, worker: str) -> int:
         """Queue again what a worker is doing, because it is being stopped; no attempt is counted.
 
@@ -149,6 +171,7 @@ class JobClaims:
         running = and_(jobs.c.worker == worker, jobs.c.state == JobState.RUNNING)
         handed_back = 0
         with self.engine.begin() as connection:
+            change_all_cancelled(connection, running)
             for job_id in connection.scalars(select(jobs.c.id).where(running)).all():
                 values = {"attempt": jobs.c.attempt - 1} | requeued()
                 row = change_job(
@@ -169,6 +192,17 @@ class JobClaims:
         with self.engine.begin() as connection:
             if change_job(connection, _held(claim), values, kind=kind, data=data) is None:
                 raise ClaimLostError
+
+
+def change_all_cancelled(connection: Connection, where: ColumnElement[bool]) -> int:
+    """End running jobs that nobody works on and that were to be cancelled; return how many."""
+    wanted = and_(where, jobs.c.cancel_requested)
+    found = connection.scalars(select(jobs.c.id).where(wanted)).all()
+    changed = (
+        change_job(connection, and_(jobs.c.id == job_id, wanted), cancelled(), kind="cancelled")
+        for job_id in found
+    )
+    return sum(row is not None for row in changed)
 
 
 def requeued() -> dict[str, Any]:

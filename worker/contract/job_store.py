@@ -3,18 +3,66 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    delete,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Event, Job, JobError, JobState, Stage, Upload
 from worker.contract.request import ConvertRequest
-from worker.contract.tables import artifacts, events, jobs, outbox, uploads
+from worker.contract.tables import (
+    artifacts,
+    events,
+    idempotency_keys,
+    job_tags,
+    jobs,
+    outbox,
+    uploads,
+)
 
 MAX_EVENTS = 1000
 """Events in one page."""
+
+
+class JobNotFinishedError(Exception):
+    """What was asked for is possible only once the job has ended."""
+
+
+class KeyReusedError(Exception):
+    """The idempotency key stands for another request."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """What makes sending a request twice harmless."""
+
+    key: str
+    """The user's word for the request."""
+
+    fingerprint: str
+    """SHA-256 of the request and its files, in hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A job's place in the list."""
+
+    created_at: float
+    job_id: str
 
 
 def new_id() -> str:
@@ -36,6 +84,7 @@ class JobStore:
         tenant: str,
         checkpoint: Upload | None = None,
         data: Upload | None = None,
+        key: IdempotencyKey | None = None,
     ) -> Job:
         """Record a job, its uploads and its message in one transaction; it is durable afterwards.
 
@@ -44,33 +93,67 @@ class JobStore:
             tenant: who asks.
             checkpoint: the weights that were sent; None for a zoo entry.
             data: the data set that was sent.
+            key: the user's word for this request: if a job has it already, that is returned.
+
+        Raises:
+            KeyReusedError: the key stands for another request.
         """
+        try:
+            return self._submit(request, tenant, checkpoint, data, key)
+        except IntegrityError:
+            # Another request with this key was recorded at the same moment.
+            if key is None or (earlier := self.submitted(key, tenant=tenant)) is None:
+                raise
+            return earlier
+
+    def submitted(self, key: IdempotencyKey, *, tenant: str) -> Job | None:
+        """Return the job that was recorded with a key, if there is one.
+
+        Raises:
+            KeyReusedError: the key stands for another request.
+        """
+        mine = (idempotency_keys.c.tenant == tenant) & (idempotency_keys.c.key == key.key)
+        with self._reader.connect() as connection:
+            row = connection.execute(select(idempotency_keys).where(mine)).one_or_none()
+        if row is None:
+            return None
+        if row.fingerprint != key.fingerprint:
+            raise KeyReusedError
+        return self.get(row.job_id, tenant=tenant)
+
+    def _submit(
+        self,
+        request: ConvertRequest,
+        tenant: str,
+        checkpoint: Upload | None,
+        data: Upload | None,
+        key: IdempotencyKey | None,
+    ) -> Job:
         job_id = new_id()
         with self.engine.begin() as connection:
             now = connection.scalar(select(database_now()))
             for upload in (checkpoint, data):
                 if upload is not None:
                     connection.execute(insert(uploads), _upload_row(upload, now))
-            connection.execute(
-                insert(jobs),
-                {
-                    "id": job_id,
-                    "tenant": tenant,
-                    "name": request.name,
-                    "state": JobState.QUEUED,
-                    "progress": 0.0,
-                    "attempt": 0,
-                    "fence": 0,
-                    "cancel_requested": False,
-                    "request": request.to_json(),
-                    "checkpoint_id": checkpoint and checkpoint.id,
-                    "data_id": data and data.id,
-                    "revision": 0,
-                    "created_at": now,
-                },
-            )
-            change_job(connection, jobs.c.id == job_id, {}, kind="queued")
-            announce(connection, job_id)
+            row = {
+                "id": job_id,
+                "tenant": tenant,
+                "request": request.to_json(),
+                "checkpoint_id": checkpoint and checkpoint.id,
+                "data_id": data and data.id,
+            }
+            _insert_job(connection, row, request, now)
+            if key is not None:
+                connection.execute(
+                    insert(idempotency_keys),
+                    {
+                        "tenant": tenant,
+                        "key": key.key,
+                        "fingerprint": key.fingerprint,
+                        "job_id": job_id,
+                        "created_at": now,
+                    },
+                )
         return self.get(job_id, tenant=tenant)
 
     def get(self, job_id: str, *, tenant: str) -> Job:
@@ -81,6 +164,106 @@ class JobStore:
         """
         with self._reader.connect() as connection:
             return read_job(connection, (jobs.c.id == job_id) & (jobs.c.tenant == tenant))
+
+    def find(
+        self,
+        *,
+        tenant: str,
+        states: Collection[JobState] = (),
+        tags: Collection[str] = (),
+        text: str | None = None,
+        before: Position | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Return jobs, the newest first.
+
+        Args:
+            tenant: whose.
+            states: one of these; empty for all.
+            tags: every one of these.
+            text: part of the name, or how the id begins.
+            before: only jobs that come after this one in the list.
+            limit: how many at most.
+        """
+        query = select(jobs).where(jobs.c.tenant == tenant)
+        if states:
+            query = query.where(jobs.c.state.in_([str(state) for state in states]))
+        for tag in tags:
+            tagged = select(job_tags.c.job_id).where(
+                job_tags.c.job_id == jobs.c.id, job_tags.c.tag == tag
+            )
+            query = query.where(tagged.exists())
+        if text:
+            query = query.where(
+                jobs.c.name.icontains(text, autoescape=True)
+                | jobs.c.id.startswith(text.lower(), autoescape=True)
+            )
+        if before is not None:
+            query = query.where(
+                tuple_(jobs.c.created_at, jobs.c.id)
+                < tuple_(literal(before.created_at), literal(before.job_id))
+            )
+        query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+        with self._reader.connect() as connection:
+            return [_job_of(row) for row in connection.execute(query)]
+
+    def cancel(self, job_id: str, *, tenant: str) -> Job:
+        """End a job that waits; have one that runs end soon; leave one that has ended.
+
+        Raises:
+            LookupError: the tenant has no such job.
+        """
+        mine = (jobs.c.id == job_id) & (jobs.c.tenant == tenant)
+        with self.engine.begin() as connection:
+            values = {"cancel_requested": True} | cancelled()
+            waiting = mine & (jobs.c.state == JobState.QUEUED)
+            if change_job(connection, waiting, values, kind="cancelled") is None:
+                running = mine & (jobs.c.state == JobState.RUNNING) & ~jobs.c.cancel_requested
+                change_job(connection, running, {"cancel_requested": True}, kind="cancel_requested")
+        return self.get(job_id, tenant=tenant)
+
+    def retry(self, job_id: str, *, tenant: str) -> Job:
+        """Record a new job with the request and the files of one that has ended.
+
+        Raises:
+            LookupError: the tenant has no such job.
+            JobNotFinishedError: it has not ended yet.
+        """
+        new_job_id = new_id()
+        with self.engine.begin() as connection:
+            now = connection.scalar(select(database_now()))
+            old = read_job(connection, (jobs.c.id == job_id) & (jobs.c.tenant == tenant))
+            if not old.state.is_final:
+                raise JobNotFinishedError
+            row = {
+                "id": new_job_id,
+                "tenant": tenant,
+                "request": old.request,
+                "checkpoint_id": old.checkpoint_id,
+                "data_id": old.data_id,
+                "retry_of": old.id,
+            }
+            _insert_job(connection, row, ConvertRequest.from_json(old.request), now)
+        return self.get(new_job_id, tenant=tenant)
+
+    def delete(self, job_id: str, *, tenant: str) -> None:
+        """Forget a job that has ended, with its events; the collector takes its files.
+
+        Raises:
+            LookupError: the tenant has no such job.
+            JobNotFinishedError: it has not ended yet.
+        """
+        with self.engine.begin() as connection:
+            job = read_job(connection, (jobs.c.id == job_id) & (jobs.c.tenant == tenant))
+            if not job.state.is_final:
+                raise JobNotFinishedError
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+            for upload_id in (job.checkpoint_id, job.data_id):
+                # A retry has the same files.
+                used = select(jobs.c.id).where(
+                    (jobs.c.checkpoint_id == upload_id) | (jobs.c.data_id == upload_id)
+                )
+                connection.execute(delete(uploads).where(uploads.c.id == upload_id, ~used.exists()))
 
     def upload(self, upload_id: str) -> Upload:
         """Return an upload.
@@ -128,6 +311,12 @@ class JobStore:
                 )
                 for row in connection.execute(query)
             ]
+
+    def revisions_of(self, job_ids: Collection[str]) -> dict[str, int]:
+        """Return the number of the newest event of each job that there is."""
+        query = select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(job_ids))
+        with self._reader.connect() as connection:
+            return {row.id: row.revision for row in connection.execute(query)}
 
     def check(self) -> None:
         """Ask the database something; raises what its driver raises if it does not answer."""
@@ -177,6 +366,16 @@ def change_job(
     return row
 
 
+def cancelled() -> dict[str, Any]:
+    """Return the column values of a job that is cancelled; a worker's claim ends at once."""
+    return {
+        "state": JobState.CANCELLED,
+        "fence": jobs.c.fence + 1,
+        "lease_until": None,
+        "finished_at": database_now(),
+    }
+
+
 def announce(connection: Connection, job_id: str) -> None:
     """Put a message to the workers into the outbox, in the caller's transaction."""
     connection.execute(insert(outbox).values(job_id=job_id, created_at=database_now()))
@@ -191,27 +390,7 @@ def read_job(connection: Connection, where: ColumnElement[bool]) -> Job:
     row = connection.execute(select(jobs).where(where)).one_or_none()
     if row is None:
         raise LookupError("no such job")
-    return Job(
-        id=row.id,
-        tenant=row.tenant,
-        name=row.name,
-        state=JobState(row.state),
-        stage=row.stage and Stage(row.stage),
-        progress=row.progress,
-        attempt=row.attempt,
-        fence=row.fence,
-        worker=row.worker,
-        lease_until=row.lease_until,
-        request=row.request,
-        checkpoint_id=row.checkpoint_id,
-        data_id=row.data_id,
-        result=row.result,
-        error=JobError(code=row.error_code, message=row.error_message) if row.error_code else None,
-        revision=row.revision,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-    )
+    return _job_of(row)
 
 
 def read_upload(row: Row[Any]) -> Upload:
@@ -236,3 +415,50 @@ def _upload_row(upload: Upload, now: float | None) -> dict[str, Any]:
         "facts": upload.facts,
         "created_at": now,
     }
+
+
+def _job_of(row: Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        tenant=row.tenant,
+        name=row.name,
+        state=JobState(row.state),
+        stage=row.stage and Stage(row.stage),
+        progress=row.progress,
+        attempt=row.attempt,
+        fence=row.fence,
+        worker=row.worker,
+        lease_until=row.lease_until,
+        request=row.request,
+        checkpoint_id=row.checkpoint_id,
+        data_id=row.data_id,
+        result=row.result,
+        error=JobError(code=row.error_code, message=row.error_message) if row.error_code else None,
+        revision=row.revision,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        cancel_requested=row.cancel_requested,
+        retry_of=row.retry_of,
+    )
+
+
+def _insert_job(
+    connection: Connection, row: Mapping[str, Any], request: ConvertRequest, now: float | None
+) -> None:
+    """Record a job, its first event and its message."""
+    defaults = {
+        "name": request.name,
+        "state": JobState.QUEUED,
+        "progress": 0.0,
+        "attempt": 0,
+        "fence": 0,
+        "cancel_requested": False,
+        "revision": 0,
+        "created_at": now,
+    }
+    connection.execute(insert(jobs), defaults | dict(row))
+    for tag in request.tags:
+        connection.execute(insert(job_tags), {"job_id": row["id"], "tag": tag})
+    change_job(connection, jobs.c.id == row["id"], {}, kind="queued")
+    announce(connection, row["id"])

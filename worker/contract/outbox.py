@@ -9,7 +9,7 @@ from sqlalchemy import Engine, and_, func, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import JobError, JobState
-from worker.contract.job_claims import requeued
+from worker.contract.job_claims import change_all_cancelled, requeued
 from worker.contract.job_store import announce, change_job
 from worker.contract.tables import jobs, outbox
 
@@ -62,6 +62,9 @@ class Outbox:
         # A look before the lock: in almost every round there is nothing to do.
         with self._reader.connect() as connection:
             found = connection.execute(select(jobs.c.id, jobs.c.attempt).where(expired)).all()
+        if found:
+            with self._engine.begin() as connection:
+                change_all_cancelled(connection, expired)
         for row in found:
             with self._engine.begin() as connection:
                 where = and_(jobs.c.id == row.id, jobs.c.attempt == row.attempt, expired)
@@ -101,7 +104,9 @@ class Outbox:
             num_waiting = connection.scalar(select(func.count()).where(queued)) or 0
         if num_waiting == 0 or num_waiting <= num_at_broker():
             return 0
-        stale = and_(queued, last_sent.scalar_subquery() < database_now() - older_than_seconds)
+        # The collector forgets messages that were sent long ago.
+        last = func.coalesce(last_sent.scalar_subquery(), 0.0)
+        stale = and_(queued, last < database_now() - older_than_seconds)
         with self._engine.begin() as connection:
             lost = connection.scalars(select(jobs.c.id).where(stale)).all()
             for job_id in lost:

@@ -14,6 +14,8 @@ from momentum_core.config import (
 from momentum_core.errors import ConfigError
 
 MAX_NAME_CHARACTERS = 200
+MAX_TAGS = 20
+MAX_TAG_CHARACTERS = 64
 MAX_SEED = 2**32 - 1
 
 
@@ -66,6 +68,9 @@ class ConvertRequest:
     name: str | None = None
     """Free text to find the job by."""
 
+    tags: tuple[str, ...] = ()
+    """Words to find jobs by, such as the name of a project."""
+
     def __post_init__(self) -> None:
         if self.conversion.gamma == "auto":
             raise ConfigError(
@@ -76,6 +81,14 @@ class ConvertRequest:
             raise ConfigError(f"name must have 1 to {MAX_NAME_CHARACTERS} characters")
         if self.name is not None and not self.name.isprintable():
             raise ConfigError("name must have printable characters only, without line breaks")
+        if len(self.tags) > MAX_TAGS or len(set(self.tags)) != len(self.tags):
+            raise ConfigError(f"tags must be at most {MAX_TAGS} different words")
+        for tag in self.tags:
+            if not 0 < len(tag) <= MAX_TAG_CHARACTERS or not tag.isprintable():
+                raise ConfigError(
+                    f"a tag must have 1 to {MAX_TAG_CHARACTERS} printable characters, got "
+                    f"{tag[:80]!a}"
+                )
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be a whole number from 0 to {MAX_SEED}")
 
@@ -97,6 +110,7 @@ class ConvertRequest:
             | {
                 "source": source and Source(**source),
                 "data": data and DataSource(**data),
+                "tags": tuple(values.get("tags", ())),
                 "preprocessing": given
                 and Preprocessing(mean=tuple(given["mean"]), std=tuple(given["std"])),
                 "conversion": ConversionConfig(**values["conversion"]),

@@ -75,9 +75,33 @@ jobs = Table(
     Column("started_at", Double),
     Column("finished_at", Double),
     Column("expires_at", Double),
+    # The job whose request this one repeats; it may have been deleted.
+    Column("retry_of", _ID),
     Index(None, "tenant", "created_at", "id"),
+    Index(None, "tenant", "state", "created_at", "id"),
     # What the relay looks for in every round.
     Index(None, "state", "lease_until"),
+)
+
+job_tags = Table(
+    "job_tags",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", String(64), primary_key=True),
+    Index(None, "tag", "job_id"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    # SHA-256 of what was asked for: the same key with another request is a mistake.
+    Column("fingerprint", _SHA256, nullable=False),
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "job_id"),
+    Index(None, "created_at"),
 )
 
 events = Table(

@@ -1,0 +1,72 @@
+"""Stopping, repeating and forgetting jobs."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.concurrency import run_in_threadpool
+
+from api.dependencies import JobDependency, ServiceDependency, TenantDependency
+from api.problems import Problem
+from api.routes.convert import RETRY_SECONDS
+from api.schemas import JobView
+from worker.contract.job import Job, JobState
+from worker.contract.job_store import JobNotFinishedError
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post("/{job_id}/cancel", operation_id="cancel_job", summary="Stop a job", status_code=202)
+def cancel_job(
+    job: JobDependency, service: ServiceDependency, tenant: TenantDependency, response: Response
+) -> JobView:
+    """End a job that waits at once (200); one that runs ends within seconds (202).
+
+    Cancelling twice does no harm; a job that has succeeded or failed stays as it is (409).
+    """
+    store = service.store
+    job = store.cancel(job.id, tenant=tenant)
+    if job.state in (JobState.SUCCEEDED, JobState.FAILED):
+        raise Problem(
+            409,
+            "job_finished",
+            f"the job has {job.state} already; DELETE /jobs/{job.id} forgets it",
+        )
+    response.status_code = 200 if job.state.is_final else 202
+    return JobView.of_all(job, store.artifacts_of(job.id), store.uploads_of(job))
+
+
+@router.post(
+    "/{job_id}/retry", operation_id="retry_job", summary="Ask for the same again", status_code=202
+)
+def retry_job(
+    job: JobDependency, service: ServiceDependency, tenant: TenantDependency, response: Response
+) -> JobView:
+    """Queue a new job with the request and the files of one that has ended."""
+    store = service.store
+    try:
+        again = store.retry(job.id, tenant=tenant)
+    except JobNotFinishedError:
+        raise _not_finished(job, "wait for its end, or cancel it first") from None
+    response.headers["Location"] = f"/jobs/{again.id}"
+    response.headers["Retry-After"] = str(RETRY_SECONDS)
+    return JobView.of_all(again, [], store.uploads_of(again))
+
+
+@router.delete("/{job_id}", operation_id="delete_job", summary="Forget a job", status_code=204)
+async def delete_job(
+    job: JobDependency, service: ServiceDependency, tenant: TenantDependency
+) -> None:
+    """Forget a job that has ended, with its events and its files."""
+    try:
+        await run_in_threadpool(service.store.delete, job.id, tenant=tenant)
+    except JobNotFinishedError:
+        raise _not_finished(job, f"POST /jobs/{job.id}/cancel first") from None
+
+
+def _not_finished(job: Job, remedy: str) -> Problem:
+    return Problem(
+        409,
+        "job_not_finished",
+        f"the job is {job.state}; {remedy}",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )

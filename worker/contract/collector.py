@@ -1,0 +1,49 @@
+"""Removes what nobody can ask for any more: files without a job, sent messages, old keys."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Engine, delete, select
+
+from worker.contract.database import database_now, reading
+from worker.contract.file_store import FileStore
+from worker.contract.tables import artifacts, idempotency_keys, outbox, uploads
+
+YOUNG_SECONDS = 3600.0
+"""A file is put into the store before the record points to it; within this time it does."""
+
+KEY_SECONDS = 7 * 86400.0
+"""How long an idempotency key is remembered."""
+
+SENT_SECONDS = 3600.0
+"""How long a sent message is kept: the relay asks when a job's last one was sent."""
+
+
+class Collector:
+    """Looks for what is left over; several may do so at once."""
+
+    def __init__(self, engine: Engine, files: FileStore) -> None:
+        """Use the record and the file store."""
+        self._engine = engine
+        self._reader = reading(engine)
+        self._files = files
+
+    def collect(self, *, young_seconds: float = YOUNG_SECONDS) -> int:
+        """Remove what is left over; return how many files."""
+        self._forget(outbox.c.sent_at, SENT_SECONDS)
+        self._forget(idempotency_keys.c.created_at, KEY_SECONDS)
+        return self._files.collect(self._is_needed, older_than_seconds=young_seconds)
+
+    def _is_needed(self, sha256: str) -> bool:
+        with self._reader.connect() as connection:
+            return any(
+                connection.execute(select(column).where(column == sha256).limit(1)).one_or_none()
+                for column in (artifacts.c.blob_sha256, uploads.c.blob_sha256)
+            )
+
+    def _forget(self, column: ColumnElement[float | None], seconds: float) -> None:
+        old = column < database_now() - seconds
+        with self._reader.connect() as connection:
+            if connection.execute(select(column).where(old).limit(1)).one_or_none() is None:
+                return  # no lock for nothing
+        with self._engine.begin() as connection:
+            connection.execute(delete(column.table).where(old))
