@@ -43,7 +43,12 @@ def end(claims, claim) -> None:
     claims.fail(claim, JobError(code="x", message="a\nb"))
 
 
-def test_a_stream_tells_what_was_and_what_comes_and_ends_with_the_job(client, claims, job_id):
+def test_a_stream_tells_what_was_and_what_comes_and_ends_with_the_job(
+    client, claims, job_id, monkeypatch
+):
+    # Or a stream that nobody wakes would go on when it says that it lives.
+    monkeypatch.setattr("api.routes.events.KEEP_ALIVE_SECONDS", 1000.0)
+
     def work() -> None:
         claim = claims.claim(job_id, worker="w")
         for stage in (Stage.LOADING, Stage.PLANNING):

@@ -62,6 +62,22 @@ def test_a_killed_workers_job_runs_again_and_ends(own: Serving):
     assert kinds[-1] == "succeeded"
 
 
+@pytest.mark.parametrize("stage", ["measuring", "refining"])
+def test_a_cancelled_job_stops_within_seconds_and_the_worker_goes_on(own: Serving, stage):
+    endless = ENDLESS | {"measurement": {"repeats": 100}} if stage == "measuring" else ENDLESS
+    location = own.submit(endless)
+    own.wait_for(location, "running", seconds=60, stage=stage)
+    worker = own.worker()
+    asked_at = time.monotonic()
+    assert own.client.post(f"{location}/cancel").status_code == 202
+    job = own.wait_for(location, "cancelled", seconds=10)
+    assert time.monotonic() - asked_at < 5
+    assert (job["result"], job["artifacts"], job["error"]) == (None, [], None)
+    assert own.wait_for(own.submit(SHORT), "succeeded", seconds=60)["attempt"] == 1
+    assert own.worker() == worker
+    assert not list((own.data_dir / "tmp").iterdir())
+
+
 def test_a_repeated_message_changes_nothing(own: Serving):
     location = own.submit(SHORT)
     before = own.wait_for(location, "succeeded", seconds=60)
