@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -9,13 +10,20 @@ from fastapi import FastAPI
 from api.dependencies import Service
 from api.job_watcher import JobWatcher
 from api.problems import PROBLEM_TYPE, add_problem_handlers
-from api.routes import convert, events, health, job_control, jobs, uploads, zoo
+from api.routes import convert, events, health, job_control, jobs, keys, uploads, zoo
 from api.schemas import ProblemView
 from worker.contract.database import open_database
+from worker.contract.durable_files import new_file, write_all
 from worker.contract.file_store import FileStore
+from worker.contract.job import DEFAULT_TENANT
 from worker.contract.job_store import JobStore
+from worker.contract.key_store import KeyStore
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
+
+FIRST_KEY_FILE = "first-key"
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -46,11 +54,25 @@ def create_app(settings: Settings) -> FastAPI:
         files=files,
         uploads=UploadStore(engine, files, keep_seconds=settings.upload_seconds),
         watcher=JobWatcher(store),
+        keys=KeyStore(engine),
     )
+    if settings.require_keys:
+        _make_first_key(app.state.service)
     add_problem_handlers(app)
-    for each in (convert, uploads, jobs, events, job_control, zoo, health):
+    for each in (convert, uploads, jobs, events, job_control, keys, zoo, health):
         app.include_router(each.router)
     return app
+
+
+def _make_first_key(service: Service) -> None:
+    """Make an admin key for whoever runs a service that has none, in a file for their eyes only."""
+    secret = service.keys.create_first(tenant=DEFAULT_TENANT)
+    if secret is None:
+        return
+    path = service.settings.data_folder / FIRST_KEY_FILE
+    with new_file(path) as descriptor:  # made for its owner only
+        write_all(descriptor, f"{secret}\n".encode())
+    logger.warning("a first key, with the scope admin, is in %s", path)
 
 
 def create_app_from_environment() -> FastAPI:

@@ -8,11 +8,13 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from api.caller import Caller, identify
 from api.job_watcher import JobWatcher
 from api.problems import Problem
 from worker.contract.file_store import FileStore
-from worker.contract.job import DEFAULT_TENANT, Job
+from worker.contract.job import Job
 from worker.contract.job_store import JobStore
+from worker.contract.key_store import KeyStore, Scope
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
 
@@ -26,21 +28,41 @@ class Service:
     files: FileStore
     uploads: UploadStore
     watcher: JobWatcher
+    keys: KeyStore
 
 
 def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
-def _tenant() -> str:
-    """Return who asks; without keys there is one tenant."""
-    return DEFAULT_TENANT
-
-
 ID = re.compile("[0-9a-f]{32}")
 """What the ids of jobs and uploads look like."""
 
 ServiceDependency = Annotated[Service, Depends(_service)]
+
+
+def _caller(request: Request, service: ServiceDependency) -> Caller:
+    """Return who asks; looking takes another scope than changing."""
+    caller = identify(request, service.keys, require_keys=service.settings.require_keys)
+    caller.needs(Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE)
+    return caller
+
+
+CallerDependency = Annotated[Caller, Depends(_caller)]
+
+
+def _admin(caller: CallerDependency) -> Caller:
+    caller.needs(Scope.ADMIN)
+    return caller
+
+
+AdminDependency = Annotated[Caller, Depends(_admin)]
+
+
+def _tenant(caller: CallerDependency) -> str:
+    return caller.tenant
+
+
 TenantDependency = Annotated[str, Depends(_tenant)]
 
 

@@ -15,6 +15,7 @@ from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED_HEADER, key_reused, read_key
 from api.multipart import MAX_REQUEST_BYTES, ReceivedParts, receive_parts, too_large
 from api.problems import Problem
+from api.quota import check_bytes, check_jobs
 from api.request_body import parse_request, request_schema
 from api.room import check_room
 from api.schemas import JobView
@@ -81,6 +82,8 @@ async def convert(
     The answer comes once the job is durable; follow `Location` until its state is final.
     """
     check_room(request, service)
+    await run_in_threadpool(check_jobs, service, tenant)
+    await run_in_threadpool(check_bytes, request, service, tenant)
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     digest = StatedDigest("the request", request.headers.get(HEADER))

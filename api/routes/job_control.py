@@ -7,6 +7,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.dependencies import JobDependency, ServiceDependency, TenantDependency
 from api.problems import Problem
+from api.quota import check_jobs
 from api.routes.convert import RETRY_SECONDS
 from api.schemas import JobView
 from worker.contract.job import Job, JobState
@@ -42,6 +43,7 @@ def retry_job(
     job: JobDependency, service: ServiceDependency, tenant: TenantDependency, response: Response
 ) -> JobView:
     """Queue a new job with the request and the files of one that has ended."""
+    check_jobs(service, tenant)
     store = service.store
     try:
         again = store.retry(job.id, tenant=tenant)

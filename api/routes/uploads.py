@@ -13,6 +13,7 @@ from api.content_digest import CONTENT_DIGEST_PARAMETER, HEADER, StatedDigest, c
 from api.dependencies import ID, Service, ServiceDependency, TenantDependency
 from api.multipart import too_large
 from api.problems import Problem
+from api.quota import check_bytes
 from api.room import check_room
 from api.schemas import UploadView
 from worker.contract.durable_files import write_all
@@ -41,6 +42,7 @@ async def create_upload(
     Nothing looks into the file before a request names it.
     """
     check_room(request, service)
+    await run_in_threadpool(check_bytes, request, service, tenant)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind.startswith("multipart/"):
         raise Problem(

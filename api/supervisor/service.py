@@ -15,6 +15,7 @@ from typing import Self
 
 import httpx
 
+from api.caller import is_loopback
 from api.supervisor.child import Child
 from api.supervisor.errors import ServiceError
 from api.supervisor.valkey import embedded_broker
@@ -110,6 +111,9 @@ class LocalService:
             "MOMENTUM_ZOO_DIR": str(self._settings.zoo_folder),
             "PYTHONUNBUFFERED": "1",
         }
+        if not is_loopback(self._host):
+            # Others can reach it: a first key is made at once, and none gets in without.
+            environment["MOMENTUM_REQUIRE_KEYS"] = "true"
         if broker_url is None:
             broker = embedded_broker(self._folder)
             broker_url = broker.url

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Engine,
     Row,
     delete,
+    func,
     insert,
     literal,
     select,
@@ -55,6 +56,15 @@ class IdempotencyKey:
 
     fingerprint: str
     """SHA-256 of the request and its files, in hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant has and keeps."""
+
+    num_unfinished_jobs: int
+    num_bytes: int
+    """Of uploads and artifacts; what two jobs share counts twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +321,22 @@ class JobStore:
                 )
                 for row in connection.execute(query)
             ]
+
+    def usage(self, tenant: str) -> Usage:
+        """Return what a tenant has and keeps."""
+        unfinished = [str(state) for state in JobState if not state.is_final]
+        num_jobs = select(func.count()).where(jobs.c.tenant == tenant, jobs.c.state.in_(unfinished))
+        sent = select(func.coalesce(func.sum(uploads.c.num_bytes), 0)).where(
+            uploads.c.tenant == tenant
+        )
+        made = (
+            select(func.coalesce(func.sum(artifacts.c.num_bytes), 0))
+            .join(jobs, jobs.c.id == artifacts.c.job_id)
+            .where(jobs.c.tenant == tenant)
+        )
+        with self._reader.connect() as connection:
+            count, *parts = (connection.scalar(query) or 0 for query in (num_jobs, sent, made))
+        return Usage(count, int(sum(parts)))
 
     def revisions_of(self, job_ids: Collection[str]) -> dict[str, int]:
         """Return the number of the newest event of each job that there is."""

@@ -52,6 +52,22 @@ class Settings(BaseSettings):
         gt=0,
         description="Largest request that is accepted, in bytes.",
     )
+    require_keys: bool = Field(
+        default=False,
+        description="Whether every request needs an API key, also one from this machine. Requests "
+        "from elsewhere always do. Without any key, a first one is made at the start and written "
+        "to `first-key` in the data folder.",
+    )
+    max_unfinished_jobs: int = Field(
+        default=1000,
+        ge=1,
+        description="Jobs of a tenant that may wait or run at once.",
+    )
+    max_tenant_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="Bytes that a tenant's uploads and artifacts may take; unlimited if not set.",
+    )
     intake_limits: dict[str, int] = Field(
         default={},
         description="What a file that is sent may ask for, as JSON with the limits of "

@@ -104,6 +104,22 @@ idempotency_keys = Table(
     Index(None, "created_at"),
 )
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    # Keys are 256 random bits: there is nothing to guess, so a plain digest keeps them.
+    Column("token_sha256", _SHA256, nullable=False),
+    Column("scopes", _JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Index(None, "token_sha256", unique=True),
+    Index(None, "tenant", "created_at"),
+)
+
 events = Table(
     "events",
     metadata,

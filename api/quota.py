@@ -1,0 +1,47 @@
+"""What a tenant may have and keep, asked before anything is read."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from api.dependencies import Service
+from api.problems import Problem
+
+BUSY_SECONDS = 30
+"""When it is worth trying again."""
+
+
+def check_jobs(service: Service, tenant: str) -> None:
+    """Refuse a job more than a tenant may have waiting or running.
+
+    Raises:
+        Problem: 429.
+    """
+    most = service.settings.max_unfinished_jobs
+    if service.store.usage(tenant).num_unfinished_jobs >= most:
+        raise Problem(
+            429,
+            "too_many_jobs",
+            f"{most} of your jobs wait or run already; ask again when one has ended, or cancel one",
+            headers={"Retry-After": str(BUSY_SECONDS)},
+        )
+
+
+def check_bytes(request: Request, service: Service, tenant: str) -> None:
+    """Refuse a body that a tenant may not keep.
+
+    Raises:
+        Problem: 429.
+    """
+    most = service.settings.max_tenant_bytes
+    if most is None:
+        return
+    length = request.headers.get("content-length", "0")
+    used = service.store.usage(tenant).num_bytes
+    if used + (int(length) if length.isdecimal() else 0) > most:
+        raise Problem(
+            429,
+            "quota_exceeded",
+            f"your files take {used} bytes of {most}; delete uploads or jobs that you do not need "
+            "any more (DELETE /jobs/{id}), then send it again",
+        )

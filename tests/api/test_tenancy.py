@@ -1,0 +1,83 @@
+"""Tenants see nothing of each other: every operation with an id, as the OpenAPI document lists it.
+
+A new route is covered by itself; one with a kind of id that is not known here fails the test.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.api.conftest import served
+from tests.api.test_keys import ZOO, bearer
+from worker.contract.key_store import Scope
+
+METHODS = ("get", "post", "delete", "put", "patch", "head")
+UNKNOWN = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def tenants(application):
+    """A client, and the headers of two tenants; the first has a job and an upload."""
+    keys = application.state.service.keys
+    scopes = [Scope.READ, Scope.WRITE]
+    owner, other = (
+        bearer(keys.create(tenant=name, name=name, scopes=scopes)[1]) for name in ("a", "b")
+    )
+    with served(application) as client:
+        yield client, owner, other
+
+
+def operations(client) -> list[tuple[str, str]]:
+    paths = client.get("/openapi.json").json()["paths"]
+    return [
+        (method.upper(), path)
+        for path, item in paths.items()
+        for method in item
+        if method in METHODS and "{" in path and not path.startswith("/keys")
+    ]
+
+
+def test_every_operation_with_anothers_id_is_as_if_it_were_unknown(tenants):
+    client, owner, other = tenants
+    job = client.post("/convert", json=ZOO, headers=owner).json()["id"]
+    upload = client.post("/uploads", content=b"x", headers=owner).json()["id"]
+    theirs = {"job_id": job, "upload_id": upload, "name": "model.safetensors"}
+    unknown = {"job_id": UNKNOWN, "upload_id": UNKNOWN, "name": "model.safetensors"}
+    found = operations(client)
+    assert len(found) >= 10
+    for method, path in found:
+        for headers in (other, other | {"Accept": "text/event-stream"}):
+            answer = client.request(method, path.format(**theirs), headers=headers)
+            expected = client.request(method, path.format(**unknown), headers=headers)
+            assert answer.status_code == expected.status_code == 404, (method, path)
+            assert answer.json() == expected.json(), (method, path)
+    # Nothing of it has done anything, and the owner sees all.
+    assert client.get(f"/jobs/{job}", headers=owner).json()["state"] == "queued"
+    assert client.get(f"/uploads/{upload}", headers=owner).status_code == 200
+
+
+def test_an_operation_with_the_owners_id_is_not_unknown(tenants):
+    """Or else the test above would prove nothing."""
+    client, owner, _ = tenants
+    job = client.post("/convert", json=ZOO, headers=owner).json()["id"]
+    upload = client.post("/uploads", content=b"x", headers=owner).json()["id"]
+    names = {"job_id": job, "upload_id": upload, "name": "x"}
+    found = sorted(operations(client), key=lambda one: (one[0] == "DELETE", one[1]))
+    for method, path in found:
+        if path.endswith("/events"):
+            continue  # a page; the stream would not end
+        answer = client.request(method, path.format(**names), headers=owner)
+        assert answer.status_code != 404, (method, path, answer.text)
+
+
+def test_lists_and_requests_know_nothing_of_others(tenants):
+    client, owner, other = tenants
+    job = client.post("/convert", json=ZOO | {"tags": ["t"]}, headers=owner).json()
+    upload = client.post("/uploads", content=b"x", headers=owner).json()["id"]
+    for filters in ({}, {"tag": "t"}, {"text": job["id"]}, {"state": "queued"}):
+        assert client.get("/jobs", params=filters, headers=other).json()["jobs"] == []
+    asked = {"source": {"upload": upload}}
+    assert client.post("/convert", json=asked, headers=other).json()["code"] == "unknown_upload"
+    key = {"Idempotency-Key": "k"}
+    first = client.post("/convert", json=ZOO, headers=owner | key).json()["id"]
+    assert client.post("/convert", json=ZOO, headers=other | key).json()["id"] != first
