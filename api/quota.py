@@ -18,7 +18,7 @@ def check_jobs(service: Service, tenant: str) -> None:
         Problem: 429.
     """
     most = service.settings.max_unfinished_jobs
-    if service.store.usage(tenant).num_unfinished_jobs >= most:
+    if service.store.count_unfinished(tenant) >= most:
         raise Problem(
             429,
             "too_many_jobs",
@@ -37,7 +37,7 @@ def check_bytes(request: Request, service: Service, tenant: str) -> None:
     if most is None:
         return
     length = request.headers.get("content-length", "0")
-    used = service.store.usage(tenant).num_bytes
+    used = service.store.stored_bytes(tenant)
     if used + (int(length) if length.isdecimal() else 0) > most:
         raise Problem(
             429,

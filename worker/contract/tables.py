@@ -88,7 +88,10 @@ job_tags = Table(
     metadata,
     Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("tag", String(64), primary_key=True),
-    Index(None, "tag", "job_id"),
+    # The job's own, so that one index gives a tag's jobs in the order of a list.
+    Column("tenant", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "tenant", "tag", "created_at", "job_id"),
 )
 
 idempotency_keys = Table(

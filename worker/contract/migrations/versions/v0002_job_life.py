@@ -19,12 +19,18 @@ def upgrade() -> None:
         "job_tags",
         sa.Column("job_id", sa.String(length=32), nullable=False),
         sa.Column("tag", sa.String(length=64), nullable=False),
+        sa.Column("tenant", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name="fk_job_tags_job_id", ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("job_id", "tag", name="pk_job_tags"),
     )
-    op.create_index("ix_job_tags_tag_job_id", "job_tags", ["tag", "job_id"])
+    op.create_index(
+        "ix_job_tags_tenant_tag_created_at_job_id",
+        "job_tags",
+        ["tenant", "tag", "created_at", "job_id"],
+    )
     op.create_table(
         "idempotency_keys",
         sa.Column("tenant", sa.String(length=64), nullable=False),
