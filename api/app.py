@@ -8,9 +8,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api.dependencies import Service
+from api.head_requests import answer_head
+from api.headers import SecurityHeaders
 from api.job_watcher import JobWatcher
 from api.problems import PROBLEM_TYPE, add_problem_handlers
-from api.routes import convert, events, health, job_control, jobs, keys, uploads, zoo
+from api.routes import about, convert, events, health, job_control, jobs, keys, uploads, zoo
 from api.schemas import ProblemView
 from worker.contract.database import open_database
 from worker.contract.durable_files import new_file, write_all
@@ -59,8 +61,10 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.require_keys:
         _make_first_key(app.state.service)
     add_problem_handlers(app)
-    for each in (convert, uploads, jobs, events, job_control, keys, zoo, health):
+    for each in (convert, uploads, jobs, events, job_control, keys, zoo, health, about):
+        answer_head(each.router)
         app.include_router(each.router)
+    app.add_middleware(SecurityHeaders)
     return app
 
 

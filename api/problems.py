@@ -70,8 +70,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     def _(_: Request, problem: Problem) -> JSONResponse:
-        extra = {"errors": problem.errors} if problem.errors else {}
-        return _answer(problem.status, problem.code, str(problem), extra, problem.headers)
+        return answer_problem(problem)
 
     @app.exception_handler(MomentumError)
     def _(_: Request, error: MomentumError) -> JSONResponse:
@@ -92,8 +91,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     def _(_: Request, error: OSError) -> JSONResponse:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise error
-        problem = storage_full()
-        return _answer(problem.status, problem.code, str(problem))
+        return answer_problem(storage_full())
 
     @app.exception_handler(RequestValidationError)
     def _(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -117,6 +115,12 @@ def add_problem_handlers(app: FastAPI) -> None:
         return _answer(
             500, "internal_error", "an error of the service; its log says more; try again"
         )
+
+
+def answer_problem(problem: Problem) -> JSONResponse:
+    """Return a problem as an answer, for code below the routes' error handling."""
+    extra = {"errors": problem.errors} if problem.errors else {}
+    return _answer(problem.status, problem.code, str(problem), extra, problem.headers)
 
 
 def _answer(

@@ -57,7 +57,7 @@ async def list_events(
     misses nothing.
     """
     seen = _last_seen(last_event_id) if after is None else after
-    if _STREAM in request.headers.get("accept", ""):
+    if _STREAM in request.headers.get("accept", "") and request.method != "HEAD":
         if job.state.is_final and seen >= job.revision:
             return Response(status_code=204)
         return EventSourceResponse(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
 
+from api.conditional import is_unchanged
 from api.cursor import read_cursor, write_cursor
-from api.dependencies import JobDependency, Service, ServiceDependency, TenantDependency
-from api.problems import Problem
+from api.dependencies import JobDependency, ServiceDependency, TenantDependency
+from api.downloads import Download, download
 from api.routes.convert import RETRY_SECONDS
 from api.schemas import JobPage, JobSummary, JobView
-from worker.contract.job import Job, JobState
+from worker.contract.job import JobState
 from worker.contract.request import MAX_NAME_CHARACTERS, MAX_TAGS
 
 WEIGHTS_FILE = "model.safetensors"
@@ -71,7 +71,7 @@ def get_job(
     headers = {"ETag": f'"{job.revision}"', "Cache-Control": "no-cache"}
     if not job.state.is_final:
         headers["Retry-After"] = str(RETRY_SECONDS)
-    if if_none_match == headers["ETag"]:
+    if is_unchanged(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     store = service.store
@@ -84,12 +84,12 @@ def get_job(
     summary="Download the momentum network's weights",
     response_class=FileResponse,
 )
-def get_weights(job: JobDependency, service: ServiceDependency) -> FileResponse:
+def get_weights(job: JobDependency, service: ServiceDependency) -> Download:
     """Return the weights as safetensors, under the original architecture's names.
 
     `momentum_core.load(file)` gives the network back.
     """
-    return _download(job, WEIGHTS_FILE, service)
+    return download(job, WEIGHTS_FILE, service)
 
 
 @router.get(
@@ -98,9 +98,9 @@ def get_weights(job: JobDependency, service: ServiceDependency) -> FileResponse:
     summary="Read the memory report",
     response_class=FileResponse,
 )
-def get_report(job: JobDependency, service: ServiceDependency) -> FileResponse:
+def get_report(job: JobDependency, service: ServiceDependency) -> Download:
     """Return what training costs before and after, accuracy, plan and environment, as JSON."""
-    return _download(job, REPORT_FILE, service)
+    return download(job, REPORT_FILE, service)
 
 
 @router.get(
@@ -109,42 +109,6 @@ def get_report(job: JobDependency, service: ServiceDependency) -> FileResponse:
     summary="Download any file of a job",
     response_class=FileResponse,
 )
-def get_artifact(job: JobDependency, name: str, service: ServiceDependency) -> FileResponse:
+def get_artifact(job: JobDependency, name: str, service: ServiceDependency) -> Download:
     """Return a file that the job lists among its artifacts."""
-    return _download(job, name, service)
-
-
-def _download(job: Job, name: str, service: Service) -> FileResponse:
-    found = {one.name: one for one in service.store.artifacts_of(job.id)}
-    if job.state != JobState.SUCCEEDED:
-        raise _not_ready(job)
-    if name not in found:
-        raise Problem(
-            404, "artifact_not_found", f"the job has no such file; it has {', '.join(found)}"
-        )
-    artifact = found[name]
-    digest = base64.b64encode(bytes.fromhex(artifact.sha256)).decode()
-    disposition = "inline" if artifact.media_type == "application/json" else "attachment"
-    return FileResponse(
-        service.files.path_of(artifact.sha256),
-        media_type=artifact.media_type,
-        filename=f"{job.id[:8]}-{name}",
-        content_disposition_type=disposition,
-        headers={
-            "ETag": f'"{artifact.sha256}"',
-            "Repr-Digest": f"sha-256=:{digest}:",
-            "X-Content-Type-Options": "nosniff",
-        },
-    )
-
-
-def _not_ready(job: Job) -> Problem:
-    if job.state.is_final:
-        reason = f" ({job.error.code}: {job.error.message})" if job.error else ""
-        return Problem(409, f"job_{job.state}", f"the job has {job.state}{reason}: it has no files")
-    return Problem(
-        409,
-        "job_not_finished",
-        f"the job is {job.state}; ask GET /jobs/{job.id} until it has succeeded",
-        headers={"Retry-After": str(RETRY_SECONDS)},
-    )
+    return download(job, name, service)

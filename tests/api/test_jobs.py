@@ -140,3 +140,40 @@ def test_every_operation_is_documented(client):
     assert all(operation["summary"] and operation["description"] for operation in operations)
     body = document["paths"]["/convert"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
+
+
+@pytest.mark.parametrize("held", ['"{}"', 'W/"{}"', '"x", "{}"', "*"])
+def test_a_file_that_the_client_has_is_not_sent_again(client, finished, held):
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    headers = {"If-None-Match": held.format(digest)}
+    answer = client.get(f"/jobs/{finished}/weights", headers=headers)
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert answer.headers["etag"] == f'"{digest}"'
+    assert answer.headers["repr-digest"]
+    other = client.get(f"/jobs/{finished}/weights", headers={"If-None-Match": '"x", W/"y"'})
+    assert (other.status_code, other.content) == (200, WEIGHTS)
+
+
+def test_head_tells_what_get_would_send(client, finished, job_id):
+    for path in (f"/jobs/{finished}/weights", f"/jobs/{finished}", "/jobs", "/healthz", "/zoo"):
+        got, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        for name in ("content-length", "content-type", "etag"):
+            assert head.headers.get(name) == got.headers.get(name), (path, name)
+    part = client.head(f"/jobs/{finished}/weights", headers={"Range": "bytes=0-9"})
+    assert (part.status_code, part.headers["content-length"]) == (206, "10")
+    assert client.head("/jobs/unknown").status_code == 404
+    stream = {"Accept": "text/event-stream"}
+    assert client.head(f"/jobs/{job_id}/events", headers=stream).status_code == 200
+    assert client.head("/convert").status_code == 405
+
+
+def test_a_range_that_is_not_there_is_a_problem(client, finished):
+    path = f"/jobs/{finished}/weights"
+    beyond = client.get(path, headers={"Range": "bytes=7000-"})
+    assert "7000 bytes" in problem_of(beyond, 416, "range_not_satisfiable")
+    assert beyond.headers["content-range"] == "bytes */7000"
+    problem_of(client.get(path, headers={"Range": "bytes=9-3"}), 400, "malformed_range")
+    # A part of another version is no part: everything comes anew.
+    other = client.get(path, headers={"Range": "bytes=0-9", "If-Range": '"x"'})
+    assert (other.status_code, other.content) == (200, WEIGHTS)

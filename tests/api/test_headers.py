@@ -1,0 +1,30 @@
+"""Headers that every answer has."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/jobs", "/jobs/unknown", "/nowhere", "/docs"])
+def test_every_answer_has_the_security_headers(client, path):
+    headers = client.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["cache-control"] == "no-store"
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in policy
+    assert ("script-src" in policy) == (path == "/docs")
+    assert "strict-transport-security" not in headers  # over plain HTTP it would mean nothing
+
+
+def test_what_may_be_kept_says_so_itself(client):
+    job = client.post("/convert", json={"source": {"zoo": "digits_resnet26"}})
+    assert job.headers["cache-control"] == "no-store"
+    assert client.get(f"/jobs/{job.json()['id']}").headers["cache-control"] == "no-cache"
+
+
+def test_no_other_site_may_read_answers(client):
+    answer = client.get("/healthz", headers={"Origin": "https://example.org"})
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
