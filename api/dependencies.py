@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.caller import Caller, identify
 from api.job_watcher import JobWatcher
@@ -41,7 +42,18 @@ ID = re.compile("[0-9a-f]{32}")
 ServiceDependency = Annotated[Service, Depends(_service)]
 
 
-def _caller(request: Request, service: ServiceDependency) -> Caller:
+_bearer = HTTPBearer(
+    auto_error=False,  # `identify` says it in our words; here for the OpenAPI document
+    bearerFormat="mz_...",
+    description="An API key. From this machine itself none is needed, unless the operator says so.",
+)
+
+
+def _caller(
+    request: Request,
+    service: ServiceDependency,
+    _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Caller:
     """Return who asks; looking takes another scope than changing."""
     caller = identify(request, service.keys, require_keys=service.settings.require_keys)
     caller.needs(Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE)

@@ -13,12 +13,23 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.conditional import is_unchanged
 from api.dependencies import Service
+from api.openapi import problems
 from api.problems import Problem, answer_problem
 from api.routes.convert import RETRY_SECONDS
 from worker.contract.job import Artifact, Job, JobState
 
 _SHOWN = ("application/json", "text/html", "text/csv")
 """What a browser shows in place of saving it."""
+
+
+DOWNLOAD_PROBLEMS = problems(
+    "job_not_finished",
+    "job_failed",
+    "job_cancelled",
+    "artifact_not_found",
+    "malformed_range",
+    "range_not_satisfiable",
+)
 
 
 class Download(FileResponse):

@@ -13,10 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from api.openapi import PROBLEM_TYPE, methods_of
 from momentum_core.errors import MomentumError
 from worker.contract.sandbox import SandboxError
-
-PROBLEM_TYPE = "application/problem+json"
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +102,15 @@ def add_problem_handlers(app: FastAPI) -> None:
         return _answer(422, "invalid_request", detail, {"errors": errors})
 
     @app.exception_handler(HTTPException)
-    def _(_: Request, error: HTTPException) -> JSONResponse:
+    def _(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
         code = status.name.lower()
         detail = f"{error.detail}; GET /docs lists what there is"
-        return _answer(status, code, detail, headers=error.headers)
+        headers = dict(error.headers or {})
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            # Routing knows the methods of the first route only.
+            headers["Allow"] = ", ".join(methods_of(app, request.url.path))
+        return _answer(status, code, detail, headers=headers)
 
     @app.exception_handler(Exception)
     def _(_: Request, error: Exception) -> JSONResponse:

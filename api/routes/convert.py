@@ -14,6 +14,7 @@ from api.dependencies import Service, ServiceDependency, TenantDependency
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED_HEADER, key_reused, read_key
 from api.multipart import MAX_REQUEST_BYTES, ReceivedParts, receive_parts, too_large
+from api.openapi import FILE_CODES, problems
 from api.problems import Problem
 from api.quota import check_bytes, check_jobs
 from api.request_body import parse_request, request_schema
@@ -69,6 +70,26 @@ _BODY: dict[str, Any] = {
     operation_id="convert",
     summary="Convert a residual network",
     status_code=202,
+    responses=problems(
+        *FILE_CODES,
+        "malformed_json",
+        "malformed_multipart",
+        "malformed_digest",
+        "unsupported_content_type",
+        "unknown_part",
+        "request_too_large",
+        "upload_too_large",
+        "storage_full",
+        "missing_source",
+        "ambiguous_source",
+        "missing_preprocessing",
+        "idempotency_key_reused",
+        "unknown_zoo_entry",
+        "invalid_option",
+        "upload_not_found",
+        "too_many_jobs",
+        "quota_exceeded",
+    ),
     openapi_extra={
         "requestBody": _BODY,
         "parameters": [CONTENT_DIGEST_PARAMETER, IDEMPOTENCY_PARAMETER],
@@ -169,8 +190,8 @@ def _fetch_uploads(
             path.hardlink_to(service.uploads.get(upload_id, tenant=tenant).path)
         except (LookupError, FileNotFoundError):
             raise Problem(
-                422,
-                "unknown_upload",
+                404,
+                "upload_not_found",
                 f"there is no upload {upload_id[:80]!a}; it may have expired: send the file "
                 "again with POST /uploads",
             ) from None

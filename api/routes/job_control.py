@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.dependencies import JobDependency, ServiceDependency, TenantDependency
+from api.openapi import problems
 from api.problems import Problem
 from api.quota import check_jobs
 from api.routes.convert import RETRY_SECONDS
@@ -13,10 +16,18 @@ from api.schemas import JobView
 from worker.contract.job import Job, JobState
 from worker.contract.job_store import JobNotFinishedError
 
+_ENDED: dict[int | str, dict[str, Any]] = {200: {"model": JobView, "description": "It has ended."}}
+
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
-@router.post("/{job_id}/cancel", operation_id="cancel_job", summary="Stop a job", status_code=202)
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancel_job",
+    summary="Stop a job",
+    status_code=202,
+    responses={**_ENDED, **problems("job_finished")},
+)
 def cancel_job(
     job: JobDependency, service: ServiceDependency, tenant: TenantDependency, response: Response
 ) -> JobView:
@@ -37,7 +48,11 @@ def cancel_job(
 
 
 @router.post(
-    "/{job_id}/retry", operation_id="retry_job", summary="Ask for the same again", status_code=202
+    "/{job_id}/retry",
+    operation_id="retry_job",
+    summary="Ask for the same again",
+    status_code=202,
+    responses=problems("job_not_finished", "too_many_jobs"),
 )
 def retry_job(
     job: JobDependency, service: ServiceDependency, tenant: TenantDependency, response: Response
@@ -54,7 +69,13 @@ def retry_job(
     return JobView.of_all(again, [], store.uploads_of(again))
 
 
-@router.delete("/{job_id}", operation_id="delete_job", summary="Forget a job", status_code=204)
+@router.delete(
+    "/{job_id}",
+    operation_id="delete_job",
+    summary="Forget a job",
+    status_code=204,
+    responses=problems("job_not_finished"),
+)
 async def delete_job(
     job: JobDependency, service: ServiceDependency, tenant: TenantDependency
 ) -> None:

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
 
 from api.conditional import is_unchanged
-from api.cursor import read_cursor, write_cursor
+from api.cursor import CURSOR_PATTERN, read_cursor, write_cursor
 from api.dependencies import JobDependency, ServiceDependency, TenantDependency
-from api.downloads import Download, download
+from api.downloads import DOWNLOAD_PROBLEMS, Download, download
 from api.routes.convert import RETRY_SECONDS
 from api.schemas import JobPage, JobSummary, JobView
 from worker.contract.job import JobState
@@ -43,7 +43,7 @@ def list_jobs(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
     cursor: Annotated[
-        str | None, Query(max_length=200, description="`next_cursor` of the page before.")
+        str | None, Query(pattern=CURSOR_PATTERN, description="`next_cursor` of the page before.")
     ] = None,
 ) -> JobPage:
     """Return a page of jobs, the newest first; `next_cursor` leads to the next one."""
@@ -83,6 +83,7 @@ def get_job(
     operation_id="get_weights",
     summary="Download the momentum network's weights",
     response_class=FileResponse,
+    responses=DOWNLOAD_PROBLEMS,
 )
 def get_weights(job: JobDependency, service: ServiceDependency) -> Download:
     """Return the weights as safetensors, under the original architecture's names.
@@ -97,6 +98,7 @@ def get_weights(job: JobDependency, service: ServiceDependency) -> Download:
     operation_id="get_report",
     summary="Read the memory report",
     response_class=FileResponse,
+    responses=DOWNLOAD_PROBLEMS,
 )
 def get_report(job: JobDependency, service: ServiceDependency) -> Download:
     """Return what training costs before and after, accuracy, plan and environment, as JSON."""
@@ -108,6 +110,7 @@ def get_report(job: JobDependency, service: ServiceDependency) -> Download:
     operation_id="get_artifact",
     summary="Download any file of a job",
     response_class=FileResponse,
+    responses=DOWNLOAD_PROBLEMS,
 )
 def get_artifact(job: JobDependency, name: str, service: ServiceDependency) -> Download:
     """Return a file that the job lists among its artifacts."""

@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from api.content_digest import CONTENT_DIGEST_PARAMETER, HEADER, StatedDigest, checked_chunks
 from api.dependencies import ID, Service, ServiceDependency, TenantDependency
 from api.multipart import too_large
+from api.openapi import problems
 from api.problems import Problem
 from api.quota import check_bytes
 from api.room import check_room
@@ -23,7 +24,11 @@ router = APIRouter(prefix="/uploads", tags=["uploads"])
 
 _BODY: dict[str, Any] = {
     "required": True,
-    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    "content": {
+        "application/octet-stream": {
+            "schema": {"type": "string", "format": "binary", "minLength": 1}
+        }
+    },
 }
 
 
@@ -32,6 +37,15 @@ _BODY: dict[str, Any] = {
     operation_id="create_upload",
     summary="Send a file ahead of a request",
     status_code=201,
+    responses=problems(
+        "unsupported_content_type",
+        "empty_body",
+        "upload_too_large",
+        "storage_full",
+        "quota_exceeded",
+        "malformed_digest",
+        "checksum_mismatch",
+    ),
     openapi_extra={"requestBody": _BODY, "parameters": [CONTENT_DIGEST_PARAMETER]},
 )
 async def create_upload(
@@ -94,7 +108,7 @@ async def _receive(request: Request, path: Path, max_bytes: int) -> None:
     """Write the body to a new file.
 
     Raises:
-        Problem: it is too large, or not what its digest says.
+        Problem: it is empty, too large, or not what its digest says.
     """
     digest = StatedDigest("the request", request.headers.get(HEADER))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -105,6 +119,13 @@ async def _receive(request: Request, path: Path, max_bytes: int) -> None:
             if received > max_bytes:
                 raise too_large(max_bytes)
             await run_in_threadpool(write_all, descriptor, chunk)
+        if not received:
+            raise Problem(
+                400,
+                "empty_body",
+                "the body is empty; POST /uploads takes the file itself as its body: "
+                "curl --data-binary @FILE",
+            )
     finally:
         os.close(descriptor)
 

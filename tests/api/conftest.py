@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -14,8 +15,12 @@ import pytest
 import uvicorn
 
 from api.app import create_app
+from worker.contract.job import Artifact
 from worker.contract.job_claims import JobClaims
 from worker.contract.settings import Settings
+
+WEIGHTS = b"weights" * 1000
+FILES = {"model.safetensors": "application/vnd.safetensors"}
 
 
 @pytest.fixture
@@ -41,12 +46,32 @@ def served(application) -> Iterator[httpx.Client]:
         time.sleep(0.005)
     try:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx.Client(base_url=url, timeout=30) as client:
+        hooks = {"response": [lambda answer: check_documented(answer, application)]}
+        with httpx.Client(base_url=url, timeout=30, event_hooks=hooks) as client:
             yield client
     finally:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def check_documented(answer: httpx.Response, application) -> None:
+    """Check that the OpenAPI document foresees a problem, whichever test meets it."""
+    if answer.headers.get("content-type") != "application/problem+json":
+        return
+    asked = answer.request
+    if asked.method == "HEAD":
+        return  # no body, and GET's problems
+    answer.read()
+    code = answer.json()["code"]
+    if code in ("not_found", "method_not_allowed"):
+        return
+    path = asked.url.path
+    for template, item in application.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{[a-z_]+\}", "[^/]+", template), path):
+            responses = item[asked.method.lower()]["responses"]
+            known = responses.get(str(answer.status_code), responses["default"])["x-codes"]
+            assert code in known, f"{asked.method} {template} answers {code}; known are {known}"
 
 
 @pytest.fixture
@@ -63,6 +88,25 @@ def service(application):
 @pytest.fixture
 def claims(service) -> JobClaims:
     return JobClaims(service.store.engine, lease_seconds=30)
+
+
+@pytest.fixture
+def finish():
+    """Let a job succeed with `WEIGHTS` as its weights, as a worker would record it."""
+
+    def succeed(service, claims: JobClaims, job_id: str) -> None:
+        with service.files.temporary_folder() as folder:
+            (folder / "w").write_bytes(WEIGHTS)
+            stored = service.files.put(folder / "w")
+        artifacts = [
+            Artifact(
+                name=name, sha256=stored.sha256, num_bytes=stored.num_bytes, media_type=media_type
+            )
+            for name, media_type in FILES.items()
+        ]
+        claims.succeed(claims.claim(job_id, worker="w"), result={"a": 1}, files=artifacts)
+
+    return succeed
 
 
 @pytest.fixture

@@ -54,9 +54,9 @@ def test_jobs_are_listed_page_by_page_with_filters(client, failed):
     assert job["links"]["retry"] == f"/jobs/{failed}/retry"
 
 
-@pytest.mark.parametrize("cursor", ["x", "W10", "WzEuMCwieCJd", "bnVsbA", "W05hTiwieCJd", "ÿ"])
+@pytest.mark.parametrize("cursor", ["x", "ÿ", "", "0" * 48, "41da" + "g" * 44, "41da" + "0" * 45])
 def test_a_cursor_that_is_none_is_refused(client, cursor):
-    problem_of(client.get("/jobs", params={"cursor": cursor}), 422, "invalid_cursor")
+    problem_of(client.get("/jobs", params={"cursor": cursor}), 422, "invalid_request")
 
 
 @pytest.mark.parametrize(

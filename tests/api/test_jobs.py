@@ -7,10 +7,8 @@ import hashlib
 
 import pytest
 
-from tests.api.conftest import problem_of
-from worker.contract.job import Artifact, JobError, Stage
-
-WEIGHTS = b"weights" * 1000
+from tests.api.conftest import WEIGHTS, problem_of
+from worker.contract.job import JobError, Stage
 
 
 @pytest.fixture
@@ -19,17 +17,8 @@ def job_id(client) -> str:
 
 
 @pytest.fixture
-def finished(client, claims, service, job_id) -> str:
-    with service.files.temporary_folder() as folder:
-        (folder / "w").write_bytes(WEIGHTS)
-        stored = service.files.put(folder / "w")
-    artifact = Artifact(
-        name="model.safetensors",
-        sha256=stored.sha256,
-        num_bytes=stored.num_bytes,
-        media_type="application/vnd.safetensors",
-    )
-    claims.succeed(claims.claim(job_id, worker="w"), result={"a": 1}, files=[artifact])
+def finished(client, claims, service, job_id, finish) -> str:
+    finish(service, claims, job_id)
     return job_id
 
 

@@ -77,7 +77,7 @@ def test_lists_and_requests_know_nothing_of_others(tenants):
     for filters in ({}, {"tag": "t"}, {"text": job["id"]}, {"state": "queued"}):
         assert client.get("/jobs", params=filters, headers=other).json()["jobs"] == []
     asked = {"source": {"upload": upload}}
-    assert client.post("/convert", json=asked, headers=other).json()["code"] == "unknown_upload"
+    assert client.post("/convert", json=asked, headers=other).json()["code"] == "upload_not_found"
     key = {"Idempotency-Key": "k"}
     first = client.post("/convert", json=ZOO, headers=owner | key).json()["id"]
     assert client.post("/convert", json=ZOO, headers=other | key).json()["id"] != first

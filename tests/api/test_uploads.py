@@ -67,7 +67,7 @@ def test_a_hostile_file_is_refused_when_it_is_named_and_stays_harmless(client, s
 @pytest.mark.parametrize("what", ["source", "data"])
 def test_an_upload_that_is_not_there(client, what, name):
     request = {"source": {"zoo": "digits_resnet26"}} | {what: {"upload": name}}
-    detail = problem_of(client.post("/convert", json=request), 422, "unknown_upload")
+    detail = problem_of(client.post("/convert", json=request), 404, "upload_not_found")
     assert "POST /uploads" in detail
 
 
@@ -110,4 +110,4 @@ def test_an_upload_expires(settings):
         upload = send(client, honest_zip()).json()
         problem_of(client.get(f"/uploads/{upload['id']}"), 404, "upload_not_found")
         request = {"source": {"upload": upload["id"]}}
-        problem_of(client.post("/convert", json=request), 422, "unknown_upload")
+        problem_of(client.post("/convert", json=request), 404, "upload_not_found")

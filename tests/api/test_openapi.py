@@ -1,0 +1,114 @@
+"""The OpenAPI document: as committed, complete, and what the running service keeps to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from api.app import create_app
+from api.supervisor.valkey import embedded_broker
+from tests.api.conftest import served
+from tests.architecture.write_documents import openapi_text
+from tests.conftest import ROOT
+from worker.contract.job_claims import JobClaims
+from worker.contract.key_store import Scope
+from worker.contract.settings import Settings
+
+METHODS = {"get", "post", "put", "patch", "delete", "head", "options"}
+NUM_EXAMPLES = 25
+
+# No schema says what a file must hold, or that two fields have to fit.
+CONFIGURATION = """
+[[operations]]
+include-operation-id = ["get_weights", "get_report", "get_artifact", "get_job", "list_events"]
+parameters = {{ job_id = "{job}", name = "model.safetensors" }}
+
+[[operations]]
+include-operation-id = "convert"
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", 400, 404, 415, 422, 429]
+"""
+
+
+def operations(document) -> list[tuple[str, str, dict]]:
+    return [
+        (method, path, operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    ]
+
+
+def test_the_committed_document_is_the_service():
+    committed = (ROOT / "docs/openapi.json").read_text()
+    assert committed == openapi_text(), "run: python -m tests.architecture.write_documents"
+
+
+def test_every_operation_has_a_name_a_summary_and_its_problems(application):
+    found = operations(application.openapi())
+    names = [operation["operationId"] for _, _, operation in found]
+    assert len(names) == len(set(names)) >= 20
+    for method, path, operation in found:
+        assert operation["summary"], path
+        assert operation["description"], path
+        responses = operation["responses"]
+        assert "default" in responses, path
+        if operation.get("security"):
+            assert {"401", "403"} <= responses.keys(), (method, path)
+        if "{" in path:
+            assert "404" in responses, (method, path)
+        for status, response in responses.items():
+            if status == "default" or int(status) >= 400:
+                is_problem = "application/problem+json" in response["content"]
+                assert is_problem or path == "/readyz", (method, path, status)
+
+
+def test_what_needs_no_key_is_a_short_list(application):
+    found = operations(application.openapi())
+    is_open = {path for _, path, operation in found if not operation.get("security")}
+    assert is_open == {"/healthz", "/readyz", "/zoo", "/version"}
+
+
+@pytest.fixture
+def broker_url(tmp_path):
+    broker = embedded_broker(tmp_path)
+    process = subprocess.Popen(broker.command(), stdout=subprocess.DEVNULL)
+    try:
+        broker.wait(threading.Event())
+        yield broker.url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_schemathesis_finds_nothing(tmp_path, broker_url, finish):
+    """All its checks: examples, edges of the schema, random requests, and chains of requests."""
+    settings = Settings(
+        data_dir=tmp_path / "data", broker_url=broker_url, min_free_bytes=0, require_keys=True
+    )
+    application = create_app(settings)
+    service = application.state.service
+    _, secret = service.keys.create(tenant="default", name="all", scopes=list(Scope))
+    headers = {"Authorization": f"Bearer {secret}"}
+    with served(application) as client:
+        asked = {"source": {"zoo": "digits_resnet26"}}
+        job = client.post("/convert", json=asked, headers=headers).json()["id"]
+        finish(service, JobClaims(service.store.engine, lease_seconds=30), job)
+        config = tmp_path / "schemathesis.toml"
+        config.write_text(CONFIGURATION.format(job=job))
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "run"]
+        options = ["--checks", "all", "--max-examples", str(NUM_EXAMPLES), "--no-color"]
+        url = f"{client.base_url}/openapi.json"
+        result = subprocess.run(
+            [*command, *options, "--header", f"Authorization:{headers['Authorization']}", url],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    assert result.returncode == 0, result.stdout[-20000:] + result.stderr[-2000:]
+    assert "Stateful" in result.stdout
+    assert "Failures" not in result.stdout
