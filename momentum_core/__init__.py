@@ -8,6 +8,7 @@
     calibration         fits the rule of the momentum model to the original's answers
     refinement          trains the momentum model briefly towards the original
     memory              what a training step holds, measured or predicted
+    comparison          ways to train one network side by side
     bundle              saves a momentum model and loads it again
 
 The names below are loaded when they are first used, so `import momentum_core` does not import
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from momentum_core.bundle import load
     from momentum_core.calibration import calibrate
+    from momentum_core.comparison import measure_memory
     from momentum_core.config import (
         CalibrationConfig,
         ConversionConfig,
@@ -42,6 +44,7 @@ _HOME = {
     "calibrate": "calibration",
     "convert": "conversion",
     "load": "bundle",
+    "measure_memory": "comparison",
     "plan_conversion": "conversion",
 }
 
@@ -55,6 +58,7 @@ __all__ = [
     "calibrate",
     "convert",
     "load",
+    "measure_memory",
     "plan_conversion",
 ]
 

@@ -19,12 +19,17 @@ from momentum_core.conversion.plan import (
     plan_of,
 )
 from momentum_core.conversion.rule import RunRule
+from momentum_core.conversion.stand_ins import CalledBlock, CallPattern, ConvertedRun, PassThrough
 from momentum_core.conversion.trace import ExampleInput
 from momentum_core.conversion.weights import load_original_state_dict, original_state_dict
 
 __all__ = [
+    "CallPattern",
+    "CalledBlock",
     "ConversionPlan",
+    "ConvertedRun",
     "ExampleInput",
+    "PassThrough",
     "PlannedRun",
     "RunRule",
     "Unconverted",

@@ -80,6 +80,9 @@ class ConversionPlan:
     recomputed: tuple[tuple[str, ...], ...]
     """Chains of modules whose activations are computed a second time in the backward pass."""
 
+    segments: tuple[tuple[str, ...], ...] = ()
+    """All chains that could be recomputed, those that are stored instead included."""
+
     notes: tuple[str, ...] = ()
     """What the reader should know besides."""
 
@@ -200,12 +203,14 @@ def plan_conversion(
         raise _nothing_found(model, found)
     gamma = config.start_gamma
     segments = find_segments(evaluated, trained, found.runs)
+    names = tuple(tuple(call.name for call in chain) for chain in segments)
     plan = ConversionPlan(
         gamma_requested=config.gamma,
         scheme=config.scheme,
         runs=tuple(_planned(chain, gamma, config.scheme) for chain in found.runs),
         unconverted=tuple(Unconverted(call.name, reason) for call, reason in found.left_out),
-        recomputed=tuple(tuple(call.name for call in chain) for chain in segments),
+        recomputed=names,
+        segments=names,
         notes=notes,
         tolerance=config.tolerance,
     )

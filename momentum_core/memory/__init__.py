@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from momentum_core.memory.prediction import StepPrediction, predict_training_step
+from momentum_core.memory.count import PhaseCount, StepCount
+from momentum_core.memory.cuda import CudaPeaks
+from momentum_core.memory.optimizers import Optimizer
+from momentum_core.memory.prediction import predict_training_step
 from momentum_core.memory.step import (
+    Seconds,
     StepMeasurement,
     measure_side_by_side,
     measure_training_step,
@@ -12,9 +16,13 @@ from momentum_core.memory.tracker import Category, MemoryTracker
 
 __all__ = [
     "Category",
+    "CudaPeaks",
     "MemoryTracker",
+    "Optimizer",
+    "PhaseCount",
+    "Seconds",
+    "StepCount",
     "StepMeasurement",
-    "StepPrediction",
     "measure_side_by_side",
     "measure_training_step",
     "predict_training_step",

@@ -66,12 +66,12 @@ def profile_part(
             del x
             loss = _Sink.apply(y)
             del y
-            held, forward = tracker.current_bytes, tracker.peak_bytes
-            tracker.peak_bytes = held
+            held = tracker.current_bytes
+            tracker.begin("backward")
             if loss.requires_grad:
                 loss.backward()
-            backward = tracker.peak_bytes
-    return PartProfile(held, forward, backward)
+    forward, backward = tracker.phases
+    return PartProfile(held, forward.peak_bytes, backward.peak_bytes)
 
 
 class _Source(torch.autograd.Function):

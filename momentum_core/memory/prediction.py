@@ -9,9 +9,8 @@ dropout of another type.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,38 +19,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from momentum_core.errors import ConfigError, DataError
-from momentum_core.memory.tracker import Category, MemoryTracker
-from momentum_core.reversible import held_state
-
-Optimizer = Literal["sgd", "sgd_momentum", "adam"]
-"""Keeps no number, one number, or two numbers for each parameter."""
+from momentum_core.memory.count import StepCount, count_step
+from momentum_core.memory.optimizers import (
+    OneForEveryNumber,
+    Optimizer,
+    make_optimizer,
+    state_tensors,
+)
+from momentum_core.memory.tracker import Change
 
 _Module = TypeVar("_Module", bound=nn.Module)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepPrediction:
-    """Bytes of one training step: forward pass, backward pass, and what the optimizer keeps."""
-
-    parameter_bytes: int
-    gradient_bytes: int
-    buffer_bytes: int
-    input_bytes: int
-    optimizer_bytes: int
-    activation_bytes: int
-    """Held at the end of the forward pass for the backward pass."""
-
-    peak_bytes: int
-    """Most that is ever held at once, above parameters, gradients, buffers, input and optimizer."""
-
-    peak_by_category: Mapping[Category, int]
-    """What is alive at the peak."""
-
-    @property
-    def total_bytes(self) -> int:
-        """Everything that is held at the peak."""
-        fixed = self.parameter_bytes + self.gradient_bytes + self.buffer_bytes
-        return fixed + self.input_bytes + self.optimizer_bytes + self.peak_bytes
 
 
 def predict_training_step(
@@ -61,7 +38,7 @@ def predict_training_step(
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
     optimizer: Optimizer = "sgd",
-) -> StepPrediction:
+) -> StepCount:
     """Predict a training step of `model`, which is neither run nor changed.
 
     The loss is the cross-entropy of an output of shape (B, C), else the sum of all squares.
@@ -79,15 +56,59 @@ def predict_training_step(
         ConfigError: there is no such optimizer.
         DataError: `prediction_failed`, when the step depends on values or fails on such an input.
     """
-    if optimizer not in get_args(Optimizer):
-        names = ", ".join(get_args(Optimizer))
-        raise ConfigError(f"optimizer must be one of {names}, got {optimizer!r}")
+    return predict_changes(
+        model, example_input, batch_size=batch_size, dtype=dtype, optimizer=optimizer
+    )[0]
+
+
+def predict_changes(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    batch_size: int | None = None,
+    dtype: torch.dtype | None = None,
+    optimizer: Optimizer = "sgd",
+    foreach: bool | None = None,
+) -> tuple[StepCount, list[Change]]:
+    """Predict as `predict_training_step` does, and return every change of a storage, too.
+
+    Args:
+        model: any model.
+        example_input: what its forward takes.
+        batch_size: in place of the example's.
+        dtype: in place of the model's own.
+        optimizer: which one makes the step.
+        foreach: whether it updates all parameters at once, as it does on a GPU.
+
+    Raises:
+        ConfigError: there is no such optimizer.
+        DataError: `prediction_failed`.
+    """
     mode = new_mode()
     faked = without_memory(model, mode, dtype=dtype).train()
     args, kwargs = _fake_input(example_input, mode, batch_size, dtype)
+    given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     try:
         with torch.device("cpu"), mode:
-            return _predict(faked, args, kwargs, optimizer)
+            trained = [parameter for parameter in faked.parameters() if parameter.requires_grad]
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
+            rule = make_optimizer(optimizer, trained, foreach=foreach)
+
+            def update() -> None:
+                with OneForEveryNumber():
+                    rule.step()
+
+            update()  # makes what it keeps
+            return count_step(
+                faked,
+                lambda: _loss(faked(*args, **kwargs)),
+                given,
+                kept=state_tensors(rule),
+                update=update,
+            )
+    except ConfigError:
+        raise
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise DataError(
@@ -118,38 +139,6 @@ def without_memory(
     for parameter in copied.parameters():
         parameter.grad = None
     return copied
-
-
-def _predict(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], optimizer: Optimizer
-) -> StepPrediction:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.grad = torch.zeros_like(parameter)
-    given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    known: dict[Category, Iterable[Tensor]] = {
-        Category.PARAMETERS: list(model.parameters()),
-        Category.GRADIENTS: [p.grad for p in trained if p.grad is not None],
-        Category.BUFFERS: list(model.buffers()),
-        Category.INPUT: given,
-    }
-    with MemoryTracker(known) as tracker:
-        loss = _loss(model(*args, **kwargs))
-        activation_bytes = tracker.current_bytes
-        tracker.file(held_state(loss), Category.REVERSIBLE_STATE)
-        tracker.category = Category.TEMPORARIES
-        loss.backward()  # type: ignore[no-untyped-call]
-    gradient_bytes = _num_bytes(trained)
-    return StepPrediction(
-        parameter_bytes=_num_bytes(model.parameters()),
-        gradient_bytes=gradient_bytes,
-        buffer_bytes=_num_bytes(model.buffers()),
-        input_bytes=_num_bytes(given),
-        optimizer_bytes=get_args(Optimizer).index(optimizer) * gradient_bytes,
-        activation_bytes=activation_bytes,
-        peak_bytes=tracker.peak_bytes,
-        peak_by_category=tracker.peak_by_category,
-    )
 
 
 def _loss(output: Any) -> Tensor:
@@ -194,7 +183,3 @@ def _fake(
         if shape == tensor.shape and tensor.layout == torch.strided:
             return torch.empty_strided(shape, tensor.stride(), dtype=wanted, device="cpu")
         return torch.empty(shape, dtype=wanted, device="cpu")
-
-
-def _num_bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class Category(StrEnum):
     GRADIENTS = "gradients"
     BUFFERS = "buffers"
     INPUT = "input"
+    OPTIMIZER_STATE = "optimizer_state"
     EXISTING = "existing"
     """It was there before, and nothing more was said of it."""
 
@@ -38,16 +39,45 @@ class Category(StrEnum):
     """Position, velocity and remainders, which reversible runs hold in place of activations."""
 
     TEMPORARIES = "temporaries"
-    """Made in the backward pass."""
+    """Made in the backward pass, or by the optimizer and not kept."""
+
+
+class Change(NamedTuple):
+    """A storage was made, resized or freed."""
+
+    storage: int
+    """Its number, in the order in which storages were made."""
+
+    num_bytes: int
+    """Above zero if it grew."""
+
+
+@dataclass(slots=True, eq=False)
+class Phase:
+    """A section of a training step."""
+
+    name: str
+    peak_bytes: int
+    """Most bytes that were alive at once in it, without what is known from before."""
+
+    levels: list[int]
+    """Bytes that were alive after every change in it, likewise."""
+
+    peak_by_category: dict[Category, int]
+    """What was alive at the moment of the peak, what is known included."""
+
+    peak_event: int
 
 
 @dataclass(slots=True, eq=False)
 class _Storage:
     category: Category
+    part: str
     num_bytes: int
     is_counted: bool
+    number: int
     born: int
-    """Number of the event that made it."""
+    """Number of the change that made it."""
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -55,8 +85,10 @@ class MemoryTracker(TorchDispatchMode):
 
     Attributes:
         current_bytes: bytes alive now, without what is known from before.
-        peak_bytes: most bytes that were alive at once, likewise.
         category: what storages are filed under from now on.
+        part: name of what makes storages from now on.
+        changes: all that happened to storages, known ones included, in order.
+        phases: sections, see `begin`; the first begins with the tracker and has no name.
     """
 
     def __init__(self, known: Iterable[Tensor] | Mapping[Category, Iterable[Tensor]] = ()) -> None:
@@ -67,25 +99,49 @@ class MemoryTracker(TorchDispatchMode):
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.current_bytes = 0
-        self.peak_bytes = 0
         self.category = Category.ACTIVATIONS
+        self.part = ""
+        self.changes: list[Change] = []
+        self.phases: list[Phase] = []
         self._alive: dict[int, _Storage] = {}
         self._watches: dict[int, weakref.ref[Any]] = {}
         self._totals = dict.fromkeys(Category, 0)
-        self._totals_at_peak = dict(self._totals)
-        self._num_events = 0
-        self._peak_event = 0
+        self._num_storages = 0
+        self.begin("")
         groups = known if isinstance(known, Mapping) else {Category.EXISTING: known}
         for category, tensors in groups.items():
             for tensor in tensors:
                 for part in _parts(tensor):
                     self._watch(part, category, is_counted=False)
-        self._totals_at_peak = dict(self._totals)
+        self.phases.clear()
+        self.begin("")
+
+    def begin(self, name: str) -> None:
+        """Begin a phase: its peak is that of what is alive from now on."""
+        now = self.current_bytes
+        self.phases.append(Phase(name, now, [now], dict(self._totals), len(self.changes)))
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes that were alive at once, without what is known from before."""
+        return self._highest.peak_bytes
 
     @property
     def peak_by_category(self) -> dict[Category, int]:
         """Bytes that were alive at the moment of the peak, by category, what is known included."""
-        return {category: size for category, size in self._totals_at_peak.items() if size}
+        return {one: size for one, size in self._highest.peak_by_category.items() if size}
+
+    def held_by_part(self) -> dict[str, dict[Category, int]]:
+        """Return the bytes that are alive now, known ones left out, by who made them and category.
+
+        What no part made stands under the empty name.
+        """
+        held: dict[str, dict[Category, int]] = {}
+        for storage in self._alive.values():
+            if storage.is_counted and storage.num_bytes:
+                of_part = held.setdefault(storage.part, {})
+                of_part[storage.category] = of_part.get(storage.category, 0) + storage.num_bytes
+        return held
 
     def file(self, tensors: Iterable[Tensor], category: Category) -> None:
         """File what `tensors` store under `category`, from when it was made."""
@@ -133,8 +189,10 @@ class MemoryTracker(TorchDispatchMode):
             # An operator with `out=` may have resized it.
             self._add(known, memory.nbytes() - known.num_bytes)
             return
-        self._num_events += 1
-        storage = _Storage(category, 0, is_counted, self._num_events)
+        self._num_storages += 1
+        storage = _Storage(
+            category, self.part, 0, is_counted, self._num_storages, len(self.changes)
+        )
         self._alive[key] = storage
         self._watches[key] = weakref.ref(memory, lambda _: self._forget(key))
         self._add(storage, memory.nbytes())
@@ -145,21 +203,29 @@ class MemoryTracker(TorchDispatchMode):
         self._add(storage, -storage.num_bytes)
 
     def _add(self, storage: _Storage, num_bytes: int) -> None:
-        self._num_events += 1
+        if num_bytes == 0:
+            return
         storage.num_bytes += num_bytes
+        self.changes.append(Change(storage.number, num_bytes))
         self._totals[storage.category] += num_bytes
-        if storage.is_counted:
-            self.current_bytes += num_bytes
-        if self.current_bytes > self.peak_bytes:
-            self.peak_bytes = self.current_bytes
-            self._peak_event = self._num_events
-            self._totals_at_peak = dict(self._totals)
+        if not storage.is_counted:
+            return
+        self.current_bytes += num_bytes
+        phase = self.phases[-1]
+        phase.levels.append(self.current_bytes)
+        if self.current_bytes > phase.peak_bytes:
+            phase.peak_bytes = self.current_bytes
+            phase.peak_event = len(self.changes)
+            phase.peak_by_category = dict(self._totals)
+
+    @property
+    def _highest(self) -> Phase:
+        return max(self.phases, key=lambda phase: phase.peak_bytes)
 
     def _refile(self, storage: _Storage, category: Category) -> None:
         touched = [self._totals]
-        if storage.born <= self._peak_event:
-            # It is alive now, so it was alive at the peak.
-            touched.append(self._totals_at_peak)
+        # It is alive now, so it was alive at every peak since it was made.
+        touched += [one.peak_by_category for one in self.phases if storage.born < one.peak_event]
         for totals in touched:
             totals[storage.category] -= storage.num_bytes
             totals[category] += storage.num_bytes

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from momentum_core import ConversionConfig, convert
+from momentum_core.comparison.methods import (
+    AUTHORS,
+    EACH_BLOCK,
+    MOMENTUM,
+    ORIGINAL,
+    SQRT,
+    methods_of,
+)
 from tests.benchmarks.claims import Claim
 from tests.benchmarks.steps import StepFigures, compare, show
 
 GAMMA = 0.5
 BATCH_SIZE = 8
 REPEATS = 5
-PLAIN, OURS, AUTHORS = "plain", "converted", "momentumnet"
-EACH, SEGMENTS = "checkpoint each block", "checkpoint sqrt(n) segments"
-
-Part = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network, the parts that a checkpoint can be laid around, and what our peak may be."""
+    """A network, and what our peak may be."""
 
     name: str
     build: Callable[[], nn.Module]
     image_size: int
-    stages: Callable[[nn.Module], list[list[Part]]]
-    """Stem, blocks of one shape, ..., and the head, which is never checkpointed."""
-
-    authors: Callable[[nn.Module], nn.Module]
-    """Convert it with the authors' library."""
-
     over_checkpoint: float
     """Bound of our peak over that of the better kind of checkpointing."""
 
@@ -71,31 +68,9 @@ def methods(network: Network) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     model = network.build().train()
     example = torch.zeros(BATCH_SIZE, 3, network.image_size, network.image_size)
-    *stages, (head,) = network.stages(model)
-    each = [[part] for stage in stages for part in stage]
-    segments = [segment for stage in stages for segment in _cut(stage)]
-    return {
-        PLAIN: model,
-        OURS: convert(model, example, ConversionConfig(gamma=GAMMA)),
-        EACH: Checkpointed(model, each, head),
-        SEGMENTS: Checkpointed(model, segments, head),
-        AUTHORS: network.authors(model),
-    }
-
-
-class Checkpointed(nn.Module):
-    """A network in segments, each within a checkpoint, and a head."""
-
-    def __init__(self, model: nn.Module, segments: list[list[Part]], head: Part) -> None:
-        super().__init__()
-        self.model = model
-        self._segments = segments
-        self._head = head
-
-    def forward(self, x: Tensor) -> Tensor:
-        for segment in self._segments:
-            x = checkpoint(_in_sequence(segment), x, use_reentrant=False)
-        return self._head(x)
+    converted = convert(model, example, ConversionConfig(gamma=GAMMA))
+    found = methods_of(model, converted)
+    return {one.name: one.model for one in found if one.model is not None}
 
 
 class BlockChain(nn.Module):
@@ -120,16 +95,6 @@ class BlockChain(nn.Module):
         return self.head(self.blocks(self.stem(x)))
 
 
-def _cut(stage: list[Part]) -> list[list[Part]]:
-    """Cut a stage of n blocks into about sqrt(n) segments.
-
-    Each stage by itself: segments across shapes, of sqrt(n) blocks of the whole network, hold more
-    (184 MiB in place of 116 for ResNet-50).
-    """
-    num = round(math.sqrt(len(stage)))
-    return [stage[len(stage) * at // num : len(stage) * (at + 1) // num] for at in range(num)]
-
-
 def _run(repeats: int) -> Iterator[Claim]:
     for network in networks():
         trained = methods(network)
@@ -139,94 +104,45 @@ def _run(repeats: int) -> Iterator[Claim]:
         buffers = [b for model in trained.values() for b in model.buffers()]
         figures = compare(trained, parameters, x, buffers=buffers, repeats=repeats)
         title = f"{network.name}, {side} px, batch {BATCH_SIZE}"
-        show(title, figures, reference=PLAIN)
+        show(title, figures, reference=ORIGINAL)
         yield from _claims(network, figures)
 
 
 def _claims(network: Network, figures: dict[str, StepFigures]) -> Iterator[Claim]:
-    ours = figures[OURS]
-    best = min(figures[EACH].peak_bytes, figures[SEGMENTS].peak_bytes)
+    ours = figures[MOMENTUM]
+    best = min(figures[EACH_BLOCK].peak_bytes, figures[SQRT].peak_bytes)
     yield Claim(
         f"{network.name}: peak over the better checkpointing",
         ours.peak_bytes / best,
         network.over_checkpoint,
     )
-    bounds = {AUTHORS: network.over_authors, PLAIN: network.over_plain}
+    bounds = {AUTHORS: network.over_authors, ORIGINAL: network.over_plain}
     for rival, bound in bounds.items():
         if bound is not None:
             ratio = ours.peak_bytes / figures[rival].peak_bytes
             yield Claim(f"{network.name}: peak over {rival}", ratio, bound)
     if not math.isnan(ours.seconds):
-        ratio = ours.seconds / figures[EACH].seconds
-        yield Claim(f"{network.name}: time over {EACH}", ratio, 1.10)
+        ratio = ours.seconds / figures[EACH_BLOCK].seconds
+        yield Claim(f"{network.name}: time over {EACH_BLOCK}", ratio, 1.10)
 
 
 def _resnet(name: str, over_checkpoint: float, over_plain: float) -> Network:
-    from momentumnet import transform_to_momentumnet
     from torchvision import models
 
-    def stages(model: nn.Module) -> list[list[Part]]:
-        stem = [model.conv1, model.bn1, model.relu, model.maxpool]
-        layers = [model.layer1, model.layer2, model.layer3, model.layer4]
-        head = [model.avgpool, nn.Flatten(), model.fc]
-        return [[_in_sequence(stem)], *(list(layer) for layer in layers), [_in_sequence(head)]]
+    def build() -> nn.Module:
+        return models.get_model(name, weights=None)
 
-    return Network(
-        name,
-        lambda: models.get_model(name, weights=None),
-        160,
-        stages,
-        lambda model: transform_to_momentumnet(model, gamma=GAMMA),
-        over_checkpoint,
-        0.45,
-        over_plain,
-    )
+    return Network(name, build, 160, over_checkpoint, 0.45, over_plain)
 
 
 def _vit(name: str) -> Network:
     import timm
-    from momentumnet import transform_to_momentumnet
 
-    def stages(model: nn.Module) -> list[list[Part]]:
-        stem = [model.patch_embed, model._pos_embed, model.patch_drop, model.norm_pre]
-        head = [model.norm, model.forward_head]
-        return [[_in_sequence(stem)], list(model.blocks), [_in_sequence(head)]]
+    def build() -> nn.Module:
+        return timm.create_model(name, pretrained=False)
 
-    return Network(
-        name,
-        lambda: timm.create_model(name, pretrained=False),
-        224,
-        stages,
-        lambda model: transform_to_momentumnet(
-            model, sub_layers=["blocks"], keep_first_layer=False, gamma=GAMMA
-        ),
-        0.8,
-        0.45,
-        0.16,
-    )
+    return Network(name, build, 224, 0.8, 0.45, 0.16)
 
 
 def _chain(name: str, build: Callable[[], nn.Module], over_checkpoint: float) -> Network:
-    from momentumnet import transform_to_momentumnet
-
-    return Network(
-        name,
-        build,
-        32,
-        lambda model: [[model.stem], list(model.blocks), [model.head]],
-        lambda model: transform_to_momentumnet(
-            model, sub_layers=["blocks"], keep_first_layer=False, gamma=GAMMA
-        ),
-        over_checkpoint,
-        0.55,
-        None,
-    )
-
-
-def _in_sequence(parts: Sequence[Part]) -> Part:
-    def call(x: Tensor) -> Tensor:
-        for part in parts:
-            x = part(x)
-        return x
-
-    return call
+    return Network(name, build, 32, over_checkpoint, 0.55, None)
