@@ -13,7 +13,18 @@ from api.headers import SecurityHeaders
 from api.job_watcher import JobWatcher
 from api.openapi import document_of
 from api.problems import add_problem_handlers
-from api.routes import about, convert, events, health, job_control, jobs, keys, uploads, zoo
+from api.routes import (
+    about,
+    convert,
+    events,
+    health,
+    job_control,
+    jobs,
+    keys,
+    resumable,
+    uploads,
+    zoo,
+)
 from api.schemas import ProblemView
 from worker.contract.database import open_database
 from worker.contract.durable_files import new_file, write_all
@@ -21,6 +32,7 @@ from worker.contract.file_store import FileStore
 from worker.contract.job import DEFAULT_TENANT
 from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore
+from worker.contract.partial_uploads import PartialUploads
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
 
@@ -51,13 +63,14 @@ def create_app(settings: Settings) -> FastAPI:
         store=store,
         files=files,
         uploads=UploadStore(engine, files, keep_seconds=settings.upload_seconds),
+        partial_uploads=PartialUploads(engine, files, keep_seconds=settings.upload_seconds),
         watcher=JobWatcher(store),
         keys=KeyStore(engine),
     )
     if settings.require_keys:
         _make_first_key(app.state.service)
     add_problem_handlers(app)
-    for each in (convert, uploads, jobs, events, job_control, keys, zoo, health, about):
+    for each in (convert, resumable, uploads, jobs, events, job_control, keys, zoo, health, about):
         answer_head(each.router)
         app.include_router(each.router)
     app.add_middleware(SecurityHeaders)

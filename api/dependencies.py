@@ -16,6 +16,7 @@ from worker.contract.file_store import FileStore
 from worker.contract.job import Job
 from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore, Scope
+from worker.contract.partial_uploads import PartialUploads
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
 
@@ -28,6 +29,7 @@ class Service:
     store: JobStore
     files: FileStore
     uploads: UploadStore
+    partial_uploads: PartialUploads
     watcher: JobWatcher
     keys: KeyStore
 

@@ -113,6 +113,12 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "unknown_zoo_entry": _answer(
         422, meaning="the zoo has no such entry", remedy="choose one of `GET /zoo`"
     ),
+    "malformed_header": _answer(
+        400, meaning="a header is missing or malformed", remedy="send it as its sentence says"
+    ),
+    "tus_version": _answer(
+        412, meaning="the header `Tus-Resumable` is not 1.0.0", remedy="use a client of tus 1.0"
+    ),
     "method_not_allowed": _answer(
         405, meaning="the path does not know the method", remedy="use one of the header `Allow`"
     ),
@@ -147,6 +153,24 @@ ERROR_CODES: dict[str, ErrorCode] = {
         409,
         meaning="the job was cancelled, so it has no files",
         remedy="`POST /jobs/{id}/retry` asks for it again",
+    ),
+    # Files that come in pieces
+    "upload_incomplete": _answer(
+        409, meaning="a part of the upload is missing", remedy="send the rest with `PATCH`"
+    ),
+    "upload_complete": _answer(
+        409, meaning="all of the upload is there", remedy="name it in a request"
+    ),
+    "offset_conflict": _answer(
+        409,
+        meaning="the piece does not begin where the upload ends",
+        remedy="go on from `Upload-Offset`",
+    ),
+    "upload_locked": _answer(
+        423, meaning="another request sends a piece", remedy="try again after `Retry-After`"
+    ),
+    "chunk_checksum_mismatch": _answer(
+        460, meaning="the piece is not what `Upload-Checksum` says", remedy="send the piece again"
     ),
     # Room
     "too_many_jobs": _answer(

@@ -8,16 +8,20 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from api.openapi import PROBLEM_TYPE, methods_of
 from momentum_core.errors import MomentumError
 from worker.contract.sandbox import SandboxError
 
 logger = logging.getLogger(__name__)
+
+_OTHER_TITLES = {460: "Checksum Mismatch"}
+"""Of statuses that tus uses and HTTP does not have."""
 
 _STATUS_OF_CODE = {
     "unsupported_format": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -86,6 +90,11 @@ def add_problem_handlers(app: FastAPI) -> None:
             "have the operator mend that, then send the file again",
         )
 
+    @app.exception_handler(ClientDisconnect)
+    def _(request: Request, _error: ClientDisconnect) -> Response:
+        logger.info("a client left before its request was whole: %s", request.method)
+        return Response(status_code=400)  # nobody reads it
+
     @app.exception_handler(OSError)
     def _(_: Request, error: OSError) -> JSONResponse:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -136,7 +145,7 @@ def _answer(
     return JSONResponse(
         {
             "type": "about:blank",
-            "title": HTTPStatus(status).phrase,
+            "title": _OTHER_TITLES.get(status) or HTTPStatus(status).phrase,
             "status": int(status),
             "code": code,
             "detail": detail,

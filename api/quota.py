@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import Request
-
 from api.dependencies import Service
 from api.problems import Problem
 
@@ -27,7 +25,7 @@ def check_jobs(service: Service, tenant: str) -> None:
         )
 
 
-def check_bytes(request: Request, service: Service, tenant: str) -> None:
+def check_bytes(num_bytes: int, service: Service, tenant: str) -> None:
     """Refuse a body that a tenant may not keep.
 
     Raises:
@@ -36,9 +34,8 @@ def check_bytes(request: Request, service: Service, tenant: str) -> None:
     most = service.settings.max_tenant_bytes
     if most is None:
         return
-    length = request.headers.get("content-length", "0")
     used = service.store.stored_bytes(tenant)
-    if used + (int(length) if length.isdecimal() else 0) > most:
+    if used + num_bytes > most:
         raise Problem(
             429,
             "quota_exceeded",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worker.contract.job import DEFAULT_TENANT, Artifact, Event, Job, JobState, Stage, Upload
 from worker.contract.key_store import ApiKey, Scope
+from worker.contract.partial_uploads import PartialFile
 from worker.contract.upload_store import ReceivedFile
 from worker.contract.zoo import ZooEntry
 
@@ -99,17 +100,19 @@ class UploadView(BaseModel):
 
     id: str
     num_bytes: int
-    sha256: str
+    num_received: int = Field(description="Bytes that are there; fewer while it comes in pieces.")
+    sha256: str | None = Field(description="Null until all of it is there.")
     created_at: datetime
     expires_at: datetime = Field(description="When it is forgotten.")
 
     @classmethod
-    def of(cls, file: ReceivedFile) -> Self:
-        """Show a received file."""
+    def of(cls, file: ReceivedFile | PartialFile) -> Self:
+        """Show a file that has arrived, or is on its way."""
         return cls(
             id=file.id,
             num_bytes=file.num_bytes,
-            sha256=file.sha256,
+            num_received=file.num_received if isinstance(file, PartialFile) else file.num_bytes,
+            sha256=None if isinstance(file, PartialFile) else file.sha256,
             created_at=_time(file.created_at),
             expires_at=_time(file.expires_at),
         )
@@ -154,7 +157,7 @@ class KeyRequest(BaseModel):
         description="Whose jobs it sees; tenants see nothing of each other.",
     )
     scopes: list[Scope] = Field(default=[Scope.READ, Scope.WRITE], min_length=1, max_length=3)
-    expires_in_days: float | None = Field(default=None, gt=0, le=3650)
+    expires_in_days: float | None = Field(default=None, gt=0, le=3650, strict=True)
 
 
 class KeyView(BaseModel):

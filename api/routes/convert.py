@@ -18,7 +18,7 @@ from api.openapi import FILE_CODES, problems
 from api.problems import Problem
 from api.quota import check_bytes, check_jobs
 from api.request_body import parse_request, request_schema
-from api.room import check_room
+from api.room import check_room, stated_length
 from api.schemas import JobView
 from api.submission import submit
 from worker.contract.job import Job
@@ -87,6 +87,7 @@ _BODY: dict[str, Any] = {
         "unknown_zoo_entry",
         "invalid_option",
         "upload_not_found",
+        "upload_incomplete",
         "too_many_jobs",
         "quota_exceeded",
     ),
@@ -102,9 +103,10 @@ async def convert(
 
     The answer comes once the job is durable; follow `Location` until its state is final.
     """
-    check_room(request, service)
+    num_bytes = stated_length(request)
+    check_room(num_bytes, service)
     await run_in_threadpool(check_jobs, service, tenant)
-    await run_in_threadpool(check_bytes, request, service, tenant)
+    await run_in_threadpool(check_bytes, num_bytes, service, tenant)
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     digest = StatedDigest("the request", request.headers.get(HEADER))
@@ -189,6 +191,7 @@ def _fetch_uploads(
             # A second name for the file: dropping the upload meanwhile does no harm.
             path.hardlink_to(service.uploads.get(upload_id, tenant=tenant).path)
         except (LookupError, FileNotFoundError):
+            _refuse_partial(upload_id, service, tenant)
             raise Problem(
                 404,
                 "upload_not_found",
@@ -196,6 +199,19 @@ def _fetch_uploads(
                 "again with POST /uploads",
             ) from None
         parts.files[part] = path
+
+
+def _refuse_partial(upload_id: str, service: Service, tenant: str) -> None:
+    try:
+        found = service.partial_uploads.get(upload_id, tenant=tenant)
+    except LookupError:
+        return
+    raise Problem(
+        409,
+        "upload_incomplete",
+        f"{found.num_received} of {found.num_bytes} bytes of the upload are there; send the rest "
+        f"with PATCH /uploads/{found.id}",
+    )
 
 
 async def _small_body(chunks: AsyncIterator[bytes]) -> bytes:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from api import tus
 from api.content_digest import CONTENT_DIGEST_PARAMETER, HEADER, StatedDigest, checked_chunks
 from api.dependencies import ID, Service, ServiceDependency, TenantDependency
 from api.multipart import too_large
 from api.openapi import problems
 from api.problems import Problem
 from api.quota import check_bytes
-from api.room import check_room
+from api.room import check_room, stated_length
 from api.schemas import UploadView
 from worker.contract.durable_files import write_all
+from worker.contract.partial_uploads import PartialFile
 from worker.contract.upload_store import ReceivedFile
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
@@ -45,6 +48,8 @@ _BODY: dict[str, Any] = {
         "quota_exceeded",
         "malformed_digest",
         "checksum_mismatch",
+        "tus_version",
+        "malformed_header",
     ),
     openapi_extra={"requestBody": _BODY, "parameters": [CONTENT_DIGEST_PARAMETER]},
 )
@@ -53,10 +58,14 @@ async def create_upload(
 ) -> UploadView:
     """Keep the body as it is; `POST /convert` takes its id as `source.upload` or `data.upload`.
 
-    Nothing looks into the file before a request names it.
+    Nothing looks into the file before a request names it. With `Tus-Resumable: 1.0.0` and
+    `Upload-Length` there is no body: the file comes in pieces, by `PATCH`.
     """
-    check_room(request, service)
-    await run_in_threadpool(check_bytes, request, service, tenant)
+    if tus.VERSION_HEADER in request.headers:
+        return await _begin(request, response, service, tenant)
+    num_bytes = stated_length(request)
+    check_room(num_bytes, service)
+    await run_in_threadpool(check_bytes, num_bytes, service, tenant)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind.startswith("multipart/"):
         raise Problem(
@@ -73,21 +82,46 @@ async def create_upload(
     return UploadView.of(kept)
 
 
-def _upload(upload_id: str, service: ServiceDependency, tenant: TenantDependency) -> ReceivedFile:
+async def _begin(request: Request, response: Response, service: Service, tenant: str) -> UploadView:
+    """Make an empty file that is to come in pieces."""
+    tus.check_version(request.headers)
+    num_bytes = tus.read_count(request.headers, "Upload-Length")
+    metadata = tus.read_metadata(request.headers)
+    if num_bytes == 0:
+        raise Problem(400, "empty_body", "Upload-Length is 0: there is nothing to send")
+    check_room(num_bytes, service)
+    await run_in_threadpool(check_bytes, num_bytes, service, tenant)
+    begin = partial(service.partial_uploads.begin, metadata=metadata, tenant=tenant)
+    file = await run_in_threadpool(begin, num_bytes)
+    response.headers.update(tus.state(0, file.expires_at) | {"Location": f"/uploads/{file.id}"})
+    return UploadView.of(file)
+
+
+def _upload(
+    upload_id: str, service: ServiceDependency, tenant: TenantDependency
+) -> ReceivedFile | PartialFile:
     try:
         if not ID.fullmatch(upload_id):
             raise LookupError
+        try:
+            return service.uploads.get(upload_id, tenant=tenant)
+        except LookupError:
+            file = service.partial_uploads.get(upload_id, tenant=tenant)
+        if not file.is_complete:
+            return file
+        # Its last request was killed before it could say so.
+        service.partial_uploads.finish(upload_id, tenant=tenant)
         return service.uploads.get(upload_id, tenant=tenant)
     except LookupError:
         raise _not_found(service) from None
 
 
-UploadDependency = Annotated[ReceivedFile, Depends(_upload)]
+UploadDependency = Annotated[ReceivedFile | PartialFile, Depends(_upload)]
 
 
 @router.get("/{upload_id}", operation_id="get_upload", summary="Look at a file that was sent")
 def get_upload(upload: UploadDependency) -> UploadView:
-    """Return its size, its SHA-256, and when it expires."""
+    """Return its size, how much of it is there, its SHA-256, and when it expires."""
     return UploadView.of(upload)
 
 

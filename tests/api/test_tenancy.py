@@ -50,7 +50,7 @@ def test_every_operation_with_anothers_id_is_as_if_it_were_unknown(tenants):
             answer = client.request(method, path.format(**theirs), headers=headers)
             expected = client.request(method, path.format(**unknown), headers=headers)
             assert answer.status_code == expected.status_code == 404, (method, path)
-            assert answer.json() == expected.json(), (method, path)
+            assert answer.content == expected.content, (method, path)
     # Nothing of it has done anything, and the owner sees all.
     assert client.get(f"/jobs/{job}", headers=owner).json()["state"] == "queued"
     assert client.get(f"/uploads/{upload}", headers=owner).status_code == 200

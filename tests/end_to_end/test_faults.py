@@ -49,7 +49,7 @@ def gone(pids: list[int]) -> bool:
 
 def test_a_killed_workers_job_runs_again_and_ends(own: Serving):
     location = own.submit(LONG)
-    own.wait_for(location, "running", seconds=60, stage="refining")
+    own.wait_for(location, "running", seconds=240, stage="refining")
     os.kill(own.worker(), signal.SIGKILL)
     killed_at = time.monotonic()
     own.wait_for(location, "running", seconds=30, attempt=2)
@@ -66,27 +66,27 @@ def test_a_killed_workers_job_runs_again_and_ends(own: Serving):
 def test_a_cancelled_job_stops_within_seconds_and_the_worker_goes_on(own: Serving, stage):
     endless = ENDLESS | {"measurement": {"repeats": 100}} if stage == "measuring" else ENDLESS
     location = own.submit(endless)
-    own.wait_for(location, "running", seconds=60, stage=stage)
+    own.wait_for(location, "running", seconds=240, stage=stage)
     worker = own.worker()
     asked_at = time.monotonic()
     assert own.client.post(f"{location}/cancel").status_code == 202
     job = own.wait_for(location, "cancelled", seconds=10)
     assert time.monotonic() - asked_at < 5
     assert (job["result"], job["artifacts"], job["error"]) == (None, [], None)
-    assert own.wait_for(own.submit(SHORT), "succeeded", seconds=60)["attempt"] == 1
+    assert own.wait_for(own.submit(SHORT), "succeeded", seconds=240)["attempt"] == 1
     assert own.worker() == worker
     assert not list((own.data_dir / "tmp").iterdir())
 
 
 def test_a_repeated_message_changes_nothing(own: Serving):
     location = own.submit(SHORT)
-    before = own.wait_for(location, "succeeded", seconds=60)
+    before = own.wait_for(location, "succeeded", seconds=240)
     app = create_celery_app(f"redis+socket://{own.data_dir}/broker/valkey.sock")
     for _ in range(5):
         app.send_task(CONVERT_TASK, args=[before["id"]], queue=CONVERT_QUEUE)
     app.close()
     # The worker takes messages in order: when the next job is done, it has seen these.
-    own.wait_for(own.submit(SHORT), "succeeded", seconds=60)
+    own.wait_for(own.submit(SHORT), "succeeded", seconds=240)
     assert own.job(location) == before
     with redis.Redis(unix_socket_path=f"{own.data_dir}/broker/valkey.sock") as client:
         assert client.llen(CONVERT_QUEUE) == 0

@@ -18,7 +18,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 def test_a_data_folder_of_any_name_holds_everything(tmp_path, name):
     folder = tmp_path / name
     with serving(folder, **ONE_THREAD) as service:
-        service.wait_for(service.submit(SHORT), "succeeded", seconds=60)
+        service.wait_for(service.submit(SHORT), "succeeded", seconds=240)
     assert (folder / "momentum.db").exists()
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -30,7 +30,7 @@ def test_folders_of_the_same_names_where_the_user_stands_are_not_imported(tmp_pa
     (tmp_path / "here" / "redis.py").write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path / "here")
     with serving(tmp_path / "data", working_folder=tmp_path / "here", **ONE_THREAD) as service:
-        service.wait_for(service.submit(SHORT), "succeeded", seconds=60)
+        service.wait_for(service.submit(SHORT), "succeeded", seconds=240)
 
 
 def test_the_demo_is_a_service_of_its_own_whatever_the_environment_says(tmp_path):
@@ -45,7 +45,7 @@ def test_the_demo_is_a_service_of_its_own_whatever_the_environment_says(tmp_path
         },
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Engine, and_, delete, insert, select
+from sqlalchemy import Engine, and_, delete, insert, select
 
 from worker.contract.database import database_now, reading
 from worker.contract.file_store import FileStore, StoredFile
@@ -16,7 +16,11 @@ from worker.contract.job_store import new_id
 from worker.contract.tables import uploads
 
 RECEIVED = "received"
-"""Kind of the rows of `uploads` that this module works on."""
+"""Kind of the rows of `uploads` that are files nobody has looked into."""
+PARTIAL = "partial"
+"""Kind of those that have not arrived as a whole."""
+
+_KINDS = (RECEIVED, PARTIAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +81,12 @@ class UploadStore:
         Raises:
             LookupError: the tenant has none of this id.
         """
-        mine = and_(_received(upload_id, tenant), uploads.c.expires_at > database_now())
+        mine = and_(
+            uploads.c.id == upload_id,
+            uploads.c.tenant == tenant,
+            uploads.c.kind == RECEIVED,
+            uploads.c.expires_at > database_now(),
+        )
         with self._reader.connect() as connection:
             row = connection.execute(select(uploads).where(mine)).one_or_none()
         if row is None:
@@ -92,19 +101,22 @@ class UploadStore:
         )
 
     def drop(self, upload_id: str, *, tenant: str) -> None:
-        """Forget a file; jobs that were made of it keep what they need.
+        """Forget a file, or what there is of it; jobs that were made of it keep what they need.
 
         Raises:
             LookupError: the tenant has none of this id.
         """
         with self._engine.begin() as connection:
-            if not connection.execute(delete(uploads).where(_received(upload_id, tenant))).rowcount:
+            mine = and_(
+                uploads.c.id == upload_id, uploads.c.tenant == tenant, uploads.c.kind.in_(_KINDS)
+            )
+            if not connection.execute(delete(uploads).where(mine)).rowcount:
                 raise LookupError("no such upload")
         self._files.drop_received(upload_id)
 
     def drop_expired(self) -> int:
         """Forget every file whose time is over; return how many."""
-        expired = and_(uploads.c.kind == RECEIVED, uploads.c.expires_at <= database_now())
+        expired = and_(uploads.c.kind.in_(_KINDS), uploads.c.expires_at <= database_now())
         with self._reader.connect() as connection:
             found = connection.scalars(select(uploads.c.id).where(expired)).all()
         for upload_id in found:
@@ -113,7 +125,3 @@ class UploadStore:
             with self._engine.begin() as connection:
                 connection.execute(delete(uploads).where(uploads.c.id == upload_id))
         return len(found)
-
-
-def _received(upload_id: str, tenant: str) -> ColumnElement[bool]:
-    return and_(uploads.c.id == upload_id, uploads.c.tenant == tenant, uploads.c.kind == RECEIVED)

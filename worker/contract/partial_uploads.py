@@ -1,0 +1,155 @@
+"""Files that arrive piece by piece: each piece goes to the end, and the file tells how far it is.
+
+The record says how long the file is to be, and when it is complete; until then nothing can name it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, and_, insert, select, update
+
+from worker.contract.database import database_now, reading
+from worker.contract.durable_files import sync_folder
+from worker.contract.file_store import FileStore, StoredFile
+from worker.contract.job_store import new_id
+from worker.contract.tables import uploads
+from worker.contract.upload_store import PARTIAL, RECEIVED
+
+
+class UploadLockedError(Exception):
+    """Another request writes to the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartialFile:
+    """A file of which a part is there."""
+
+    id: str
+    num_bytes: int
+    """That it will have."""
+    num_received: int
+    metadata: str
+    """What the client says of it, as it said it."""
+    created_at: float
+    """Seconds since 1970 by the database's clock."""
+    expires_at: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte is there."""
+        return self.num_received == self.num_bytes
+
+
+class PartialUploads:
+    """The files that are on their way; every method takes the tenant that asks."""
+
+    def __init__(self, engine: Engine, files: FileStore, *, keep_seconds: float) -> None:
+        """Use the record and the file store; a file may take `keep_seconds` to arrive."""
+        self._engine = engine
+        self._reader = reading(engine)
+        self._files = files
+        self._keep_seconds = keep_seconds
+
+    def begin(self, num_bytes: int, *, metadata: str, tenant: str) -> PartialFile:
+        """Make an empty file that is to have `num_bytes`."""
+        upload_id = new_id()
+        with self._engine.begin() as connection:
+            now = connection.scalar(select(database_now()))
+            assert now is not None
+            row = {
+                "id": upload_id,
+                "tenant": tenant,
+                "kind": PARTIAL,
+                "blob_sha256": "",
+                "num_bytes": num_bytes,
+                "facts": {"metadata": metadata},
+                "created_at": now,
+                "expires_at": now + self._keep_seconds,
+            }
+            connection.execute(insert(uploads), row)
+        return PartialFile(
+            id=upload_id,
+            num_bytes=num_bytes,
+            num_received=0,
+            metadata=metadata,
+            created_at=now,
+            expires_at=now + self._keep_seconds,
+        )
+
+    def get(self, upload_id: str, *, tenant: str) -> PartialFile:
+        """Return how far a file is.
+
+        Raises:
+            LookupError: the tenant has none of this id on its way.
+        """
+        mine = and_(
+            uploads.c.id == upload_id,
+            uploads.c.tenant == tenant,
+            uploads.c.kind == PARTIAL,
+            uploads.c.expires_at > database_now(),
+        )
+        with self._reader.connect() as connection:
+            row = connection.execute(select(uploads).where(mine)).one_or_none()
+        if row is None:
+            raise LookupError("no such upload")
+        path = self._files.received_path(upload_id)
+        return PartialFile(
+            id=row.id,
+            num_bytes=row.num_bytes,
+            num_received=path.stat().st_size if path.exists() else 0,
+            metadata=row.facts["metadata"],
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+        )
+
+    @contextmanager
+    def writing(self, upload_id: str) -> Iterator[int]:
+        """Open a file to write at its end; no other process does so meanwhile.
+
+        What was written is durable afterwards, however the body ends.
+
+        Yields:
+            A descriptor, whose position is the end.
+
+        Raises:
+            UploadLockedError: another request writes to it.
+        """
+        path = self._files.received_path(upload_id)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UploadLockedError from None
+            os.lseek(descriptor, 0, os.SEEK_END)
+            try:
+                yield descriptor
+            finally:
+                os.fsync(descriptor)
+                sync_folder(path.parent)
+        finally:
+            os.close(descriptor)
+
+    def finish(self, upload_id: str, *, tenant: str) -> None:
+        """Say that a file is complete; requests may name it from now on. Twice does no harm.
+
+        Raises:
+            LookupError: it was dropped meanwhile.
+        """
+        try:
+            stored = StoredFile.of(self._files.received_path(upload_id))
+        except FileNotFoundError:
+            raise LookupError("no such upload") from None
+        mine = and_(uploads.c.id == upload_id, uploads.c.tenant == tenant)
+        complete = {"kind": RECEIVED, "blob_sha256": stored.sha256}
+        with self._engine.begin() as connection:
+            changed = connection.execute(
+                update(uploads).where(mine, uploads.c.num_bytes == stored.num_bytes), complete
+            )
+        if not changed.rowcount:
+            raise LookupError("no such upload")
