@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from momentum_core.bundle import load
     from momentum_core.calibration import calibrate
-    from momentum_core.comparison import measure_memory
+    from momentum_core.comparison import measure_memory, predict_memory
     from momentum_core.config import (
         CalibrationConfig,
         ConversionConfig,
@@ -46,6 +46,7 @@ _HOME = {
     "load": "bundle",
     "measure_memory": "comparison",
     "plan_conversion": "conversion",
+    "predict_memory": "comparison",
 }
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "load",
     "measure_memory",
     "plan_conversion",
+    "predict_memory",
 ]
 
 

@@ -9,6 +9,7 @@ from momentum_core.reversible.recomputed import Recomputed, recompute_whole
 from momentum_core.reversible.run import Backward
 from momentum_core.reversible.scheme import scheme_coefficients
 from momentum_core.reversible.stack import MomentumStack
+from momentum_core.reversible.switches import imagined_on
 
 __all__ = [
     "Backward",
@@ -16,6 +17,7 @@ __all__ = [
     "MomentumState",
     "Recomputed",
     "held_state",
+    "imagined_on",
     "recompute_whole",
     "round_gamma",
     "scheme_coefficients",

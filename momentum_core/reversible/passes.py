@@ -22,10 +22,13 @@ from momentum_core.reversible.remainder import RemainderStore
 from momentum_core.reversible.run import Run, check_input, refuse_forward_mode
 from momentum_core.reversible.sharding import check_not_sharded
 from momentum_core.reversible.store_plan import plan_store
-from momentum_core.reversible.switches import is_simulated
+from momentum_core.reversible.switches import device_kind, is_simulated
 from momentum_core.reversible.tape import Tape
 from momentum_core.reversible.tiles import CPU_TILE_ELEMENTS, plan_tiles
 from momentum_core.reversible.update import BlockRule, IntegerState, RangeCheck, encode
+
+_SIMULATED_TILES = 2
+"""Looked at when memory is predicted: the first, and one that begins while its like is freed."""
 
 
 def run_with_gradients(run: Run, x: Tensor) -> Tensor:
@@ -77,7 +80,11 @@ def create_tape(run: Run, prefix: Prefix) -> tuple[Tape, tuple[Block, ...]]:
     except StateRangeError:
         replay.restore_buffers(prefix.history)
         raise
-    tile_elements = CPU_TILE_ELEMENTS if x.device.type == "cpu" else None
+    tile_elements = CPU_TILE_ELEMENTS if device_kind(x.device) == "cpu" else None
+    tiles = plan_tiles(integers, tile_elements)
+    if is_simulated():
+        # Nothing is computed, and each further piece would hold what one before it held.
+        tiles = tiles[:_SIMULATED_TILES]
     state = IntegerState(
         integers,
         velocity,
@@ -85,7 +92,7 @@ def create_tape(run: Run, prefix: Prefix) -> tuple[Tape, tuple[Block, ...]]:
         RemainderStore(plan, integers if learned else velocity),
         run.fixed_point,
         x.dtype,
-        plan_tiles(integers, tile_elements),
+        tiles,
         bound_x,
         float(run.fixed_point.limit) if learned or v is not None else 0.0,
         run.fused,

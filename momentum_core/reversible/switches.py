@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,24 @@ class Switches:
 def is_simulated() -> bool:
     """Whether tensors have shapes but no values (a memory prediction): nothing can be compared."""
     return active_fake_mode() is not None
+
+
+_imagined_device: ContextVar[str] = ContextVar("imagined_device", default="cpu")
+
+
+@contextlib.contextmanager
+def imagined_on(kind: str) -> Iterator[None]:
+    """Take the decisions that depend on the device as on `kind` while tensors are simulated."""
+    token = _imagined_device.set(kind)
+    try:
+        yield
+    finally:
+        _imagined_device.reset(token)
+
+
+def device_kind(device: torch.device) -> str:
+    """Return the type of device that decisions are taken for."""
+    return _imagined_device.get() if is_simulated() else device.type
 
 
 def is_exporting() -> bool:

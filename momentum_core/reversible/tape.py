@@ -23,7 +23,7 @@ from momentum_core.reversible.pull_back import scaled_root
 from momentum_core.reversible.read import ReadPosition
 from momentum_core.reversible.replay import Circumstances, GraphNeeded
 from momentum_core.reversible.run import Backward
-from momentum_core.reversible.switches import is_simulated
+from momentum_core.reversible.switches import device_kind, is_simulated
 from momentum_core.reversible.update import IntegerState, RangeCheck
 
 
@@ -306,7 +306,7 @@ class Tape:
         """
         seen, evaluation.seen = evaluation.seen, None
         state = self.state
-        if seen is None or self._device.type != "cpu" or seen.dtype != torch.float32:
+        if seen is None or device_kind(self._device) != "cpu" or seen.dtype != torch.float32:
             return
         if is_simulated() or _largest(state.x) <= 2**24:
             self._aside = seen
