@@ -263,6 +263,16 @@ ERROR_CODES: dict[str, ErrorCode] = {
     # The library
     "momentum_error": _job("an error that has no code of its own", "read its sentence"),
     "invalid_bundle": _job("a folder or file is no bundle that can be loaded", "save it again"),
+    "missing_original": _job(
+        "a saved model does not name its architecture", "give a fresh module: load(..., original=)"
+    ),
+    "not_storable": _job(
+        "a block hands on an object that a file cannot describe", "have it return plain tuples"
+    ),
+    "library_missing": _job("an architecture's library is not installed", "install it"),
+    "missing_num_classes": _job(
+        "an architecture was named without the outputs of its last layer", "give num_classes"
+    ),
     "not_convertible": _job(
         "a model has no part that can be converted, or not the one asked for",
         "look at what the plan says of each block",

@@ -289,7 +289,7 @@ def _summary(job: Job) -> dict[str, Any]:
     at = f"/jobs/{job.id}"
     links = {"self": at, "events": f"{at}/events"}
     if job.state == JobState.SUCCEEDED:
-        links |= {"weights": f"{at}/weights", "report": f"{at}/report"}
+        links |= {name: f"{at}/{name}" for name in ("weights", "bundle", "report")}
     links |= {"retry": f"{at}/retry"} if job.state.is_final else {"cancel": f"{at}/cancel"}
     error = job.error
     return {

@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from momentum_core.bundle import load
+    from momentum_core.bundle import BundleDetails, load, save
     from momentum_core.calibration import calibrate
     from momentum_core.comparison import measure_memory, predict_memory
     from momentum_core.config import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from momentum_core.reversible import MomentumStack
 
 _HOME = {
+    "BundleDetails": "bundle",
     "CalibrationConfig": "config",
     "ConversionConfig": "config",
     "MeasurementConfig": "config",
@@ -47,9 +48,11 @@ _HOME = {
     "measure_memory": "comparison",
     "plan_conversion": "conversion",
     "predict_memory": "comparison",
+    "save": "bundle",
 }
 
 __all__ = [
+    "BundleDetails",
     "CalibrationConfig",
     "ConversionConfig",
     "MeasurementConfig",
@@ -62,6 +65,7 @@ __all__ = [
     "measure_memory",
     "plan_conversion",
     "predict_memory",
+    "save",
 ]
 
 

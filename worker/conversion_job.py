@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from momentum_core.bundle import BundleConfig, load, save_weights
 from momentum_core.checkpoint import Dataset, input_shape
 from momentum_core.config import Preprocessing
 from momentum_core.conversion import convert, plan_architecture
-from momentum_core.errors import BundleError, CheckpointError
+from momentum_core.errors import CheckpointError
 from momentum_core.memory import measure_side_by_side
 from momentum_core.refinement import Evaluation, RefinementResult, evaluate, refine
 from worker.active_job import ActiveJob
@@ -24,22 +21,8 @@ from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact, Job, Stage, Upload
 from worker.contract.request import ConvertRequest
 from worker.model_source import LoadedSource, ModelSources
+from worker.packaging import package_bundle, package_weights, store_artifacts
 from worker.report import REPORT_FILE, Accuracy, Findings, make_report, summarise, write_report
-
-WEIGHTS_FILE = "model.safetensors"
-EVALUATION_FILE = "evaluation.safetensors"
-MAX_EVALUATION_BYTES = 64 << 20
-"""Logits that are kept as an artifact; of larger evaluations the first images only."""
-
-NUM_VERIFIED_IMAGES = 250
-MAX_LOGIT_DIFFERENCE = 1e-4
-"""Between the network and its saved form, loaded again."""
-
-_MEDIA_TYPES = {
-    WEIGHTS_FILE: "application/vnd.safetensors",
-    EVALUATION_FILE: "application/vnd.safetensors",
-    REPORT_FILE: "application/json",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,22 +107,7 @@ def convert_for_job(
                 original, momentum, source.dataset, source.preprocessing, request, enter, active
             )
         enter(Stage.PACKAGING)
-        config = BundleConfig(
-            architecture=source.facts.architecture,
-            num_classes=source.facts.num_classes,
-            conversion=request.conversion,
-            preprocessing=source.preprocessing,
-        )
-        save_weights(folder / WEIGHTS_FILE, momentum, config)
-        difference = _verify(folder / WEIGHTS_FILE, momentum, images, accuracy, source)
-        if not difference <= MAX_LOGIT_DIFFERENCE:  # not a number is no agreement
-            raise BundleError(
-                f"the saved weights give logits that differ by {difference:g} from the network's "
-                "own, so they are not published; try again, and report it if it happens again",
-                code="verification_failed",
-            )
-        if accuracy is not None:
-            _save_logits(folder / EVALUATION_FILE, accuracy)
+        difference = package_weights(folder, momentum, source, images, accuracy)
         clock.enter(None)
         findings = Findings(
             source=source,
@@ -154,7 +122,9 @@ def convert_for_job(
         )
         report = make_report(job, findings)
         write_report(folder / REPORT_FILE, report)
-        return summarise(report), _store(folder, workplace.files)
+        summary = summarise(report)
+        package_bundle(folder, momentum, source, images, job.request, summary)
+        return summary, store_artifacts(folder, workplace.files)
 
 
 def _recover(
@@ -218,48 +188,3 @@ def _measured_batch(
     images = torch.randn(shape, generator=generator)
     labels = torch.randint(source.facts.num_classes, shape[:1], generator=generator)
     return images.to(device), labels.to(device)
-
-
-@torch.no_grad()
-def _verify(
-    path: Path,
-    momentum: nn.Module,
-    images: Tensor,
-    accuracy: Accuracy | None,
-    source: LoadedSource,
-) -> float:
-    """Return how far the saved model's logits are from the refined one's, at most."""
-    saved = load(path, device=images.device)
-    if accuracy is None or source.dataset is None or source.preprocessing is None:
-        return float((saved(images) - momentum.eval()(images)).abs().max())
-    shown = source.dataset.x_test[:NUM_VERIFIED_IMAGES]
-    labels = source.dataset.y_test[:NUM_VERIFIED_IMAGES]
-    logits = evaluate(saved, shown, labels, source.preprocessing).logits
-    return float((logits - accuracy.refined.logits[: len(shown)]).abs().max())
-
-
-def _save_logits(path: Path, accuracy: Accuracy) -> None:
-    evaluations = {
-        "original": accuracy.original,
-        "converted": accuracy.converted,
-        "refined": accuracy.refined,
-    }
-    row_bytes = 4 * accuracy.refined.logits.shape[1] * len(evaluations)
-    kept = max(1, MAX_EVALUATION_BYTES // row_bytes)
-    save_file({name: one.logits[:kept].contiguous() for name, one in evaluations.items()}, path)
-
-
-def _store(folder: Path, files: FileStore) -> list[Artifact]:
-    artifacts = []
-    for name, media_type in _MEDIA_TYPES.items():
-        if (folder / name).exists():
-            stored = files.put(folder / name)
-            artifacts.append(
-                Artifact(
-                    name=name,
-                    sha256=stored.sha256,
-                    num_bytes=stored.num_bytes,
-                    media_type=media_type,
-                )
-            )
-    return artifacts

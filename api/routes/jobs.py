@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
@@ -17,6 +17,8 @@ from worker.contract.job import JobState
 from worker.contract.request import MAX_NAME_CHARACTERS, MAX_TAGS
 
 WEIGHTS_FILE = "model.safetensors"
+ORIGINAL_FILE = "original.safetensors"
+BUNDLE_FILE = "bundle.zip"
 REPORT_FILE = "report.json"
 
 MAX_LISTED = 200
@@ -85,12 +87,36 @@ def get_job(
     response_class=FileResponse,
     responses=DOWNLOAD_PROBLEMS,
 )
-def get_weights(job: JobDependency, service: ServiceDependency) -> Download:
+def get_weights(
+    job: JobDependency,
+    service: ServiceDependency,
+    form: Annotated[
+        Literal["momentum", "original"],
+        Query(description="`original`: the weights alone, without what says how they were made."),
+    ] = "momentum",
+) -> Download:
     """Return the weights as safetensors, under the original architecture's names.
 
-    `momentum_core.load(file)` gives the network back.
+    `momentum_core.load(file)` gives the momentum network back. The form `original` is for the
+    original architecture, in any program.
     """
-    return download(job, WEIGHTS_FILE, service)
+    return download(job, WEIGHTS_FILE if form == "momentum" else ORIGINAL_FILE, service)
+
+
+@router.get(
+    "/{job_id}/bundle",
+    operation_id="get_bundle",
+    summary="Download the momentum network as a folder",
+    response_class=FileResponse,
+    responses=DOWNLOAD_PROBLEMS,
+)
+def get_bundle(job: JobDependency, service: ServiceDependency) -> Download:
+    """Return a zip of a folder in the layout of the Hugging Face hub.
+
+    Configuration, weights, model card, digests, report, request, and a program that loads it:
+    `momentum_core.load(folder)` gives the network back.
+    """
+    return download(job, BUNDLE_FILE, service)
 
 
 @router.get(

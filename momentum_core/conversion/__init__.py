@@ -2,7 +2,7 @@
 
 provenance trace    one forward pass, followed operator by operator and call by call
 runs segments       what becomes a run; what else is worth computing twice
-rule plan           the decision
+rule plan plan_json the decision, also as a file holds it
 memory_plan planner what each part keeps for the backward pass, by predicted memory
 stand_ins convert   the converted copy, and the way back
 weights             its weights under their original names
@@ -18,6 +18,7 @@ from momentum_core.conversion.plan import (
     plan_conversion,
     plan_of,
 )
+from momentum_core.conversion.plan_json import plan_from_json
 from momentum_core.conversion.rule import RunRule
 from momentum_core.conversion.stand_ins import CalledBlock, CallPattern, ConvertedRun, PassThrough
 from momentum_core.conversion.trace import ExampleInput
@@ -38,6 +39,7 @@ __all__ = [
     "original_state_dict",
     "plan_architecture",
     "plan_conversion",
+    "plan_from_json",
     "plan_of",
     "restore",
 ]

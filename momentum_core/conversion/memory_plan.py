@@ -58,7 +58,7 @@ class MemoryPlan:
         """Return the plan as JSON values."""
         return {
             "batch_size": self.batch_size,
-            "slowdown": round(self.slowdown, 3),
+            "slowdown": self.slowdown,
             "original_peak_bytes": self.original_peak_bytes,
             "converted_peak_bytes": self.converted_peak_bytes,
             "parts": [

@@ -58,6 +58,17 @@ class PlannedRun:
         """Numbers in the blocks' input, for one example of the batch."""
         return math.prod(self.shape[1:])
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as JSON values."""
+        return {
+            "blocks": list(self.blocks),
+            "shape": list(self.shape),
+            "num_elements": self.num_elements,
+            "call": self.pattern.to_json(),
+            "entered": self.entered,
+            "takes_input_only": self.takes_input_only,
+        } | self.rule.to_json()
+
 
 @dataclass(frozen=True, slots=True)
 class Unconverted:
@@ -136,22 +147,23 @@ class ConversionPlan:
         return run.rule != self.scheme_rule(run)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
+        """Return the plan as JSON values, of which `plan_from_json` makes it again.
+
+        Raises:
+            ConversionError: `not_storable`, when a block returns an object of a class.
+        """
         return {
             "gamma_requested": self.gamma_requested,
             "scheme": self.scheme,
+            "tolerance": self.tolerance,
             "runs": [
-                {
-                    "blocks": list(run.blocks),
-                    "num_elements": run.num_elements,
-                    "calibrated": self.is_calibrated(run),
-                    "strategy": self.strategy_of(run),
-                }
-                | run.rule.to_json()
+                run.to_json()
+                | {"calibrated": self.is_calibrated(run), "strategy": self.strategy_of(run)}
                 for run in self.runs
             ],
             "not_converted": [{"name": one.name, "reason": one.reason} for one in self.unconverted],
             "recomputed": [list(chain) for chain in self.recomputed],
+            "strategies": dict(self.strategies),
             "notes": list(self.notes),
             "memory": self.memory and self.memory.to_json(),
         }

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from momentum_core.conversion.trace import ModuleCall, Place, TensorToken
+from momentum_core.errors import ConversionError
 from momentum_core.reversible import MomentumStack, recompute_whole
 
 
+@dataclass(frozen=True, slots=True)
 class OwnOutput:
     """Among the leaves of an output: the tensor that the block computed."""
 
@@ -52,6 +54,26 @@ class CallPattern:
     def plain(cls) -> Self:
         """Return the pattern of a module that takes one tensor and returns one."""
         return cls(0, OwnOutput())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the pattern as JSON values.
+
+        Raises:
+            ConversionError: `not_storable`, when the block returns an object of a class.
+        """
+        return {"place": self.place, "output": _to_json(self.output)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Make the pattern of what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what `to_json` gave.
+        """
+        place = values["place"]
+        if type(place) not in (int, str):
+            raise ValueError(f"a block's input stands at {place!r}")
+        return cls(place, _from_json(values["output"]))
 
     @property
     def is_plain(self) -> bool:
@@ -176,3 +198,60 @@ class PassThrough(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.__dict__["original"], name)
+
+
+def _to_json(output: Any) -> dict[str, Any]:
+    """Return an output, or a part of one, as a dictionary with one key: its kind."""
+    match output:
+        case OwnOutput():
+            return {"own": True}
+        case HandedOn(path):
+            return {"argument": [_step_to_json(step) for step in path]}
+        case None | bool() | int() | float() | str():
+            return {"value": output}
+    kind = type(output)
+    if kind in (tuple, list):
+        return {kind.__name__: [_to_json(one) for one in output]}
+    if kind is dict and all(isinstance(key, str) for key in output):
+        return {"dict": {key: _to_json(one) for key, one in output.items()}}
+    raise _not_storable(kind)
+
+
+def _step_to_json(step: Any) -> int | str:
+    if isinstance(step, pytree.SequenceKey):
+        return step.idx
+    if isinstance(step, pytree.MappingKey) and isinstance(step.key, str):
+        return step.key
+    raise _not_storable(type(step))
+
+
+def _not_storable(kind: type) -> ConversionError:
+    return ConversionError(
+        f"a block of the model hands on a {kind.__qualname__}, which a file cannot describe; "
+        "blocks of a model that is stored take and return tensors, numbers, words, tuples, lists "
+        "and dictionaries of them (transformers: return_dict=False)",
+        code="not_storable",
+    )
+
+
+def _from_json(values: dict[str, Any]) -> Any:
+    ((kind, content),) = values.items()
+    match kind:
+        case "own":
+            return OwnOutput()
+        case "argument":
+            return HandedOn(
+                tuple(
+                    pytree.SequenceKey(step) if isinstance(step, int) else pytree.MappingKey(step)
+                    for step in content
+                )
+            )
+        case "value":
+            return content
+        case "tuple":
+            return tuple(_from_json(one) for one in content)
+        case "list":
+            return [_from_json(one) for one in content]
+        case "dict":
+            return {key: _from_json(one) for key, one in content.items()}
+    raise ValueError(f"a block's output has a part of the unknown kind {kind!r}")

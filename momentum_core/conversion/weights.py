@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Any
+
 from torch import Tensor, nn
 
 from momentum_core.conversion.plan import ConversionPlan, plan_of
@@ -11,18 +14,20 @@ from momentum_core.errors import ConversionError
 def original_state_dict(converted: nn.Module) -> dict[str, Tensor]:
     """Return the weights with exactly the original model's keys.
 
-    Weights trained in momentum form load into the original architecture again.
+    Weights trained in momentum form load into the original architecture again. Like a `state_dict`,
+    they carry the version of each module's format: some modules do not load without.
 
     Raises:
         ConversionError: the model was not converted.
     """
     plan = plan_of(converted)
     prefixes, rules = _prefixes(plan), _rule_keys(plan)
-    return {
-        _original(key, prefixes): tensor
-        for key, tensor in converted.state_dict().items()
-        if key not in rules
-    }
+    state = converted.state_dict()
+    weights = OrderedDict(
+        (_original(key, prefixes), tensor) for key, tensor in state.items() if key not in rules
+    )
+    vars(weights)["_metadata"] = _original_formats(state, plan, prefixes)
+    return weights
 
 
 def load_original_state_dict(converted: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -33,8 +38,13 @@ def load_original_state_dict(converted: nn.Module, weights: dict[str, Tensor]) -
     """
     plan = plan_of(converted)
     prefixes, rules = _prefixes(plan), _rule_keys(plan)
-    renamed, used = {}, set()
-    for key, tensor in converted.state_dict().items():
+    renamed: OrderedDict[str, Tensor] = OrderedDict()
+    used, state, given = set(), converted.state_dict(), _formats(weights)
+    vars(renamed)["_metadata"] = {
+        name: given.get(_module(name, prefixes), formats)
+        for name, formats in _formats(state).items()
+    }
+    for key, tensor in state.items():
         original = _original(key, prefixes)
         if key in rules:
             renamed[key] = tensor
@@ -54,6 +64,25 @@ def load_original_state_dict(converted: nn.Module, weights: dict[str, Tensor]) -
         raise ConversionError(str(error), code="architecture_mismatch") from None
 
 
+def _formats(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the versions of the modules' formats, by module, that torch hides on a state."""
+    formats: dict[str, Any] = getattr(weights, "_metadata", {})
+    return formats
+
+
+def _original_formats(
+    state: dict[str, Tensor], plan: ConversionPlan, prefixes: dict[str, str]
+) -> dict[str, Any]:
+    formats = _formats(state)
+    stacks = tuple(f"{run.name}.stack" for run in plan.runs)
+    names = {name: _module(name, prefixes) for name in formats}
+    stay = {name for name in formats if names[name] == name and not name.startswith(stacks)}
+    # Where a stand-in has a block's old name, the format is the block's.
+    return {name: formats[name] for name in stay} | {
+        names[name]: one for name, one in formats.items() if names[name] != name
+    }
+
+
 def _prefixes(plan: ConversionPlan) -> dict[str, str]:
     """Map the prefixes of keys in the converted model to the original ones."""
     prefixes: dict[str, str] = {}
@@ -71,6 +100,10 @@ def _rule_keys(plan: ConversionPlan) -> set[str]:
     """Return the keys of what the plan says, not the weights: c, b and p of calibrated runs."""
     names = ("coefficients", "offsets", "predictors")
     return {f"{run.name}.stack.{name}" for run in plan.runs for name in names}
+
+
+def _module(name: str, prefixes: dict[str, str]) -> str:
+    return _original(f"{name}.", prefixes).removesuffix(".")
 
 
 def _original(key: str, prefixes: dict[str, str]) -> str:

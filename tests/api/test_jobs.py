@@ -8,7 +8,7 @@ import hashlib
 import pytest
 
 from tests.api.conftest import WEIGHTS, problem_of
-from worker.contract.job import JobError, Stage
+from worker.contract.job import Artifact, JobError, Stage
 
 
 @pytest.fixture
@@ -69,6 +69,27 @@ def test_a_finished_job_lists_what_it_made(client, finished):
     assert job["links"]["weights"] == f"/jobs/{finished}/weights"
     problem_of(client.get(f"/jobs/{finished}/artifacts/nope"), 404, "artifact_not_found")
     problem_of(client.get(f"/jobs/{finished}/artifacts/..%2F..%2Fmomentum.db"), 404, "not_found")
+
+
+def test_the_bundle_and_the_original_form_are_files_of_their_own(client, claims, service, job_id):
+    contents = {"bundle.zip": b"zip" * 99, "original.safetensors": b"o" * 99}
+    files = []
+    for name, content in contents.items():
+        with service.files.temporary_folder() as folder:
+            (folder / name).write_bytes(content)
+            stored = service.files.put(folder / name)
+        files.append(
+            Artifact(name=name, sha256=stored.sha256, num_bytes=stored.num_bytes, media_type="x/y")
+        )
+    claims.succeed(claims.claim(job_id, worker="w"), result={}, files=files)
+    links = client.get(f"/jobs/{job_id}").json()["links"]
+    bundle = client.get(links["bundle"], headers={"Range": "bytes=0-2"})
+    assert (bundle.status_code, bundle.content) == (206, b"zip")
+    assert bundle.headers["etag"] == f'"{hashlib.sha256(contents["bundle.zip"]).hexdigest()}"'
+    original = client.get(links["weights"], params={"form": "original"})
+    assert original.content == contents["original.safetensors"]
+    problem_of(client.get(links["weights"]), 404, "artifact_not_found")
+    problem_of(client.get(links["weights"] + "?form=x"), 422, "invalid_request")
 
 
 def test_files_of_an_unfinished_job_are_a_conflict(client, claims, job_id):

@@ -27,7 +27,9 @@ CONFIGURATION = """
 hooks = "{hooks}"
 
 [[operations]]
-include-operation-id = ["get_weights", "get_report", "get_artifact", "get_job", "list_events"]
+include-operation-id = [
+  "get_weights", "get_bundle", "get_report", "get_artifact", "get_job", "list_events"
+]
 parameters = {{ job_id = "{job}", name = "model.safetensors" }}
 
 [[operations]]

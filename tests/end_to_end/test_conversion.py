@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from safetensors.torch import load_file
@@ -26,7 +27,7 @@ from safetensors.torch import save_file
 
 weights, data, output = sys.argv[1:]
 dataset = read_dataset(Path(data))
-preprocessing = read_config(weights).preprocessing
+preprocessing = read_config(weights).details.preprocessing
 model = momentum_core.load(weights)
 save_file({"logits": evaluate(model, dataset.x_test, dataset.y_test, preprocessing).logits}, output)
 """
@@ -108,6 +109,10 @@ def test_the_shipped_network_goes_all_the_way(service, tmp_path):
     assert kinds[:2] == ["queued", "started"]
     assert kinds[-1] == "succeeded"
     download(service, job["links"]["weights"], tmp_path / "w")
+    bundle = download(service, job["links"]["bundle"], tmp_path / "b")
+    assert "digits_resnet26-momentum/config.json" in zipfile.ZipFile(bundle).namelist()
+    original = download(service, job["links"]["weights"] + "?form=original", tmp_path / "o")
+    assert load_file(original).keys() == load_file(tmp_path / "w").keys()
 
 
 def test_only_the_workers_children_ever_load_torch(service):

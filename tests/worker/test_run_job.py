@@ -8,6 +8,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -16,10 +17,11 @@ from safetensors.torch import load_file
 from sqlalchemy.exc import OperationalError
 
 import momentum_core
+from momentum_core.architectures import build
 from momentum_core.checkpoint import read_dataset
 from momentum_core.config import ConversionConfig, MeasurementConfig, RefinementConfig
 from momentum_core.refinement import evaluate
-from worker import conversion_job
+from worker import conversion_job, packaging
 from worker.active_job import ActiveJob
 from worker.contract.job import JobState, Upload
 from worker.contract.job_claims import JobClaims
@@ -105,7 +107,7 @@ def test_the_weights_file_gives_the_evaluated_logits_in_a_fresh_process(run, fil
         "from pathlib import Path\n"
         "weights, data, out = sys.argv[1:]\n"
         "model, dataset = momentum_core.load(weights), read_dataset(Path(data))\n"
-        "preprocessing = read_config(weights).preprocessing\n"
+        "preprocessing = read_config(weights).details.preprocessing\n"
         "logits = evaluate(model, dataset.x_test, dataset.y_test, preprocessing).logits\n"
         "save_file({'logits': logits}, out)\n"
     )
@@ -116,6 +118,51 @@ def test_the_weights_file_gives_the_evaluated_logits_in_a_fresh_process(run, fil
     )
     expected = load_file(file_of(job, "evaluation.safetensors"))["refined"]
     assert (load_file(out)["logits"] - expected).abs().max() <= 1e-4
+
+
+def test_the_bundle_says_it_all_and_runs_by_itself(run, store, file_of, tmp_path):
+    job = run(DIGITS)
+    with zipfile.ZipFile(file_of(job, "bundle.zip")) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    [folder] = (tmp_path / "unpacked").iterdir()
+    done = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=folder, check=False)
+    assert done.returncode == 0
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "model.safetensors", "README.md", "load_example.py", "SHA256SUMS"),
+        *("report.json", "recipe.json"),
+    }
+    assert (folder / "report.json").read_text() == file_of(job, "report.json").read_text()
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert ConvertRequest.from_json(recipe) == DIGITS
+    assert f"{job.result['top1_percent']['refined']:.2f} %" in (folder / "README.md").read_text()
+    example = [sys.executable, folder / "load_example.py"]
+    printed = subprocess.run(example, capture_output=True, text=True, check=True).stdout
+    assert "tensor([[" in printed
+
+
+def test_the_original_form_loads_into_the_original_architecture(run, file_of):
+    job = run(DIGITS)
+    weights = load_file(file_of(job, "original.safetensors"))
+    network = build("digits_resnet26", num_classes=10)
+    network.load_state_dict(weights, strict=True)
+    momentum = load_file(file_of(job, "model.safetensors"))
+    assert all(torch.equal(momentum[name], weights[name]) for name in weights)
+
+
+def test_a_bundle_that_does_not_give_the_networks_logits_is_not_published(run, store, monkeypatch):
+    save = packaging.save
+
+    def damaged(network, *arguments, **options):
+        other = copy.deepcopy(network)
+        with torch.no_grad():
+            other.linear.bias[0] += 0.01
+        return save(other, *arguments, **options)
+
+    monkeypatch.setattr(packaging, "save", damaged)
+    job = run(DIGITS)
+    assert (job.state, job.error.code) == (JobState.FAILED, "verification_failed")
+    assert "bundle.zip" in job.error.message
+    assert store.artifacts_of(job.id) == []
 
 
 def test_the_weights_are_the_original_architectures_and_better_than_at_the_start(run, file_of):
@@ -136,9 +183,11 @@ def test_the_same_request_gives_the_same_weights(run, store):
     other = run(replace(DIGITS, seed=1))
 
     def weights(job):
-        return {one.name: one.sha256 for one in store.artifacts_of(job.id)}["model.safetensors"]
+        digests = {one.name: one.sha256 for one in store.artifacts_of(job.id)}
+        return digests["model.safetensors"], digests["original.safetensors"]
 
-    assert weights(first) == weights(second) != weights(other)
+    assert weights(first) == weights(second)
+    assert not set(weights(first)) & set(weights(other))
 
 
 def test_without_refinement_the_weights_stay(run, file_of):
@@ -279,7 +328,7 @@ def test_a_full_disk_is_not_the_files_fault(run, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(conversion_job, "save_weights", full)
+    monkeypatch.setattr(packaging, "save_weights", full)
     job = run(DIGITS)
     assert (job.state, job.error.code) == (JobState.FAILED, "storage_full")
 
@@ -299,15 +348,15 @@ def test_a_record_that_fails_to_answer_leaves_the_job_to_its_lease(
 
 
 def test_weights_that_do_not_give_the_networks_logits_are_not_published(run, store, monkeypatch):
-    save = conversion_job.save_weights
+    save = packaging.save_weights
 
-    def damaged(path, network, config):
+    def damaged(path, network, details):
         other = copy.deepcopy(network)
         with torch.no_grad():
             other.linear.bias[0] += 0.01
-        save(path, other, config)
+        save(path, other, details)
 
-    monkeypatch.setattr(conversion_job, "save_weights", damaged)
+    monkeypatch.setattr(packaging, "save_weights", damaged)
     job = run(DIGITS)
     assert (job.state, job.error.code) == (JobState.FAILED, "verification_failed")
     assert store.artifacts_of(job.id) == []

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from momentum_core import ConversionConfig, convert
-from momentum_core.bundle import BundleConfig, read_config, save_weights
+from momentum_core.bundle import BundleDetails, read_config, save_weights
 from momentum_core.calibration import calibrate
 from momentum_core.config import CalibrationConfig
 from momentum_core.conversion import RunRule, original_state_dict, plan_conversion, restore
@@ -122,13 +122,9 @@ def test_a_saved_calibrated_model_answers_the_same_in_a_fresh_process(
     digits, at_nine_tenths, tmp_path
 ):
     model = convert(digits.network, plan=at_nine_tenths.plan).eval()
-    config = BundleConfig(
-        architecture="digits_resnet26",
-        num_classes=10,
-        conversion=ConversionConfig(gamma=0.9),
-    )
-    save_weights(tmp_path / "model.safetensors", model, config)
-    assert read_config(tmp_path).rules == tuple(run.rule for run in at_nine_tenths.plan.runs)
+    details = BundleDetails(architecture="digits_resnet26", num_classes=10)
+    save_weights(tmp_path / "model.safetensors", model, details)
+    assert read_config(tmp_path).plan == at_nine_tenths.plan
     torch.save(digits.others, tmp_path / "x.pt")
     program = (
         "import sys, torch, momentum_core\n"
