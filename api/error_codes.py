@@ -269,7 +269,10 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "not_storable": _job(
         "a block hands on an object that a file cannot describe", "have it return plain tuples"
     ),
-    "library_missing": _job("an architecture's library is not installed", "install it"),
+    "export_failed": _job(
+        "a model cannot be exported, or gives other outputs elsewhere", "read its sentence"
+    ),
+    "library_missing": _job("a library that only this needs is not installed", "install it"),
     "missing_num_classes": _job(
         "an architecture was named without the outputs of its last layer", "give num_classes"
     ),

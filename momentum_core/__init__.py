@@ -10,6 +10,7 @@
     memory              what a training step holds, measured or predicted
     comparison          ways to train one network side by side
     bundle              saves a momentum model and loads it again
+    export              its evaluation path for other runtimes: torch.export, ONNX
 
 The names below are loaded when they are first used, so `import momentum_core` does not import
 torch.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         RefinementConfig,
     )
     from momentum_core.conversion import convert, plan_conversion
+    from momentum_core.export import export_onnx, export_program
     from momentum_core.reversible import MomentumStack
 
 _HOME = {
@@ -44,6 +46,8 @@ _HOME = {
     "RefinementConfig": "config",
     "calibrate": "calibration",
     "convert": "conversion",
+    "export_onnx": "export",
+    "export_program": "export",
     "load": "bundle",
     "measure_memory": "comparison",
     "plan_conversion": "conversion",
@@ -61,6 +65,8 @@ __all__ = [
     "RefinementConfig",
     "calibrate",
     "convert",
+    "export_onnx",
+    "export_program",
     "load",
     "measure_memory",
     "plan_conversion",
