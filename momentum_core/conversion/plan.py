@@ -163,6 +163,7 @@ class ConversionPlan:
             ],
             "not_converted": [{"name": one.name, "reason": one.reason} for one in self.unconverted],
             "recomputed": [list(chain) for chain in self.recomputed],
+            "segments": [list(chain) for chain in self.segments],
             "strategies": dict(self.strategies),
             "notes": list(self.notes),
             "memory": self.memory and self.memory.to_json(),

@@ -25,6 +25,7 @@ def plan_from_json(values: dict[str, Any]) -> ConversionPlan:
         runs=tuple(_run(one) for one in values["runs"]),
         unconverted=tuple(Unconverted(**one) for one in values["not_converted"]),
         recomputed=tuple(_names(chain) for chain in values["recomputed"]),
+        segments=tuple(_names(chain) for chain in values["segments"]),
         notes=_names(values["notes"]),
         tolerance=values["tolerance"],
         strategies=_strategies(values["strategies"]),
