@@ -107,7 +107,9 @@ def _hint(location: tuple[int | str, ...]) -> str:
     part = "".join(f"{name}." for name in location[:-1])
     here = [one for one in options if one.startswith(part) and "." not in one[len(part) :]]
     wrong = str(location[-1])[:80]
-    near = get_close_matches(part + wrong, here, n=1, cutoff=0.75)
+    # Without the part: it is the same in all of them, and would make them all alike.
+    names = [one[len(part) :] for one in here]
+    near = [part + one for one in get_close_matches(wrong, names, n=1, cutoff=0.6)]
     near += [one for one in options if one.rpartition(".")[2] == wrong]
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(here)}"
 

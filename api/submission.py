@@ -73,13 +73,16 @@ def submit(
         )
         network = _Network(facts.architecture, facts.num_classes, request.preprocessing)
         accepted["checkpoint"] = canonical, facts
+        has_data = data is not None
     else:
         assert request.zoo_name is not None, "checked above"
         entry = find_zoo_entry(request.zoo_name)
+        has_data = data is not None or entry.data_file is not None
         network = _Network(
             entry.architecture, entry.num_classes, request.preprocessing or entry.preprocessing
         )
     _check_preprocessing(network)
+    _check_gamma(request, has_data=has_data)
     if data is not None:
         canonical = data.with_name("canonical.npz")
         channels, side = input_shape(network.architecture)
@@ -145,6 +148,16 @@ def _check_preprocessing(network: _Network) -> None:
         )
 
 
+def _check_gamma(request: ConvertRequest, *, has_data: bool) -> None:
+    if request.conversion.gamma == "auto" and not has_data:
+        raise Problem(
+            422,
+            "invalid_option",
+            "gamma 'auto' is chosen by comparing answers to images, and there are none; send some "
+            "as the part 'data', or give a number",
+        )
+
+
 def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest) -> None:
     if network.preprocessing is None:
         raise Problem(
@@ -162,12 +175,12 @@ def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest)
             f"the images have {facts.image_shape[2]} channels, {network.architecture} takes "
             f"{channels}; convert them",
         )
-    if request.refinement.max_steps > 0 and facts.num_train < MIN_TRAINING_IMAGES:
+    if request.refinement is not None and facts.num_train < MIN_TRAINING_IMAGES:
         raise Problem(
             422,
             "invalid_data",
             f"there are {facts.num_train} training images, refinement needs at least "
-            f"{MIN_TRAINING_IMAGES}; send more, or set refinement.max_steps to 0",
+            f"{MIN_TRAINING_IMAGES}; send more, or set refinement to null",
         )
 
 

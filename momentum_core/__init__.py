@@ -6,7 +6,7 @@
     reversible          the mathematics: runs of residual blocks that are exactly reversible
     conversion          from a residual model to a momentum model
     calibration         fits the rule of the momentum model to the original's answers
-    refinement          trains the momentum model briefly towards the original
+    refinement          trains the momentum model until it answers as the original does
     memory              what a training step holds, measured or predicted
     comparison          ways to train one network side by side
     bundle              saves a momentum model and loads it again
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
         MeasurementConfig,
         Preprocessing,
         RefinementConfig,
+        RefinementGoal,
     )
     from momentum_core.conversion import convert, plan_conversion
     from momentum_core.export import export_onnx, export_program
+    from momentum_core.refinement import TrainingImages, refine
     from momentum_core.reversible import MomentumStack
 
 _HOME = {
@@ -44,6 +46,8 @@ _HOME = {
     "MomentumStack": "reversible",
     "Preprocessing": "config",
     "RefinementConfig": "config",
+    "RefinementGoal": "config",
+    "TrainingImages": "refinement",
     "calibrate": "calibration",
     "convert": "conversion",
     "export_onnx": "export",
@@ -52,6 +56,7 @@ _HOME = {
     "measure_memory": "comparison",
     "plan_conversion": "conversion",
     "predict_memory": "comparison",
+    "refine": "refinement",
     "save": "bundle",
 }
 
@@ -63,6 +68,8 @@ __all__ = [
     "MomentumStack",
     "Preprocessing",
     "RefinementConfig",
+    "RefinementGoal",
+    "TrainingImages",
     "calibrate",
     "convert",
     "export_onnx",
@@ -71,6 +78,7 @@ __all__ = [
     "measure_memory",
     "plan_conversion",
     "predict_memory",
+    "refine",
     "save",
 ]
 

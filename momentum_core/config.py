@@ -1,4 +1,4 @@
-"""Every option of conversion, measurement and refinement, defined once.
+"""Every option of conversion, measurement and refinement, defined once (refinement's beside).
 
 The library takes these values, the stored job carries them, and the API validates with them. They
 are frozen, free of torch, and checked where they are made.
@@ -6,7 +6,6 @@ are frozen, free of torch, and checked where they are made.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,6 +13,17 @@ from typing import Literal, get_args
 
 from momentum_core.errors import ConfigError
 from momentum_core.gamma import round_gamma
+from momentum_core.option_checks import check_integer, check_number
+from momentum_core.refinement_options import RefinementConfig, RefinementGoal
+
+__all__ = [
+    "CalibrationConfig",
+    "ConversionConfig",
+    "MeasurementConfig",
+    "Preprocessing",
+    "RefinementConfig",
+    "RefinementGoal",
+]
 
 Scheme = Literal["compensated", "paper"]
 
@@ -27,19 +37,6 @@ DEFAULT_TOLERANCE = 0.003
 
 UNCHOSEN_GAMMA = Fraction(1, 2)
 """Where gamma is `auto`, until it is chosen."""
-
-
-def _check_number(name: str, value: object, *, low: float, high: float, remedy: str) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:  # type: ignore[operator,arg-type]
-        raise ConfigError(
-            f"{name} must be a number from {low:g} to {high:g}, got {value!r}; {remedy}"
-        )
-
-
-def _check_integer(name: str, value: object, *, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +73,7 @@ class ConversionConfig:
 
     def __post_init__(self) -> None:
         _ = self.start_gamma
-        _check_number("tolerance", self.tolerance, low=0, high=1, remedy="try 0.003")
+        check_number("tolerance", self.tolerance, low=0, high=1, remedy="try 0.003")
         if self.scheme not in ("compensated", "paper"):
             raise ConfigError(f"scheme must be 'compensated' or 'paper', got {self.scheme!r}")
         for name, strategy in self.strategies.items():
@@ -86,7 +83,7 @@ class ConversionConfig:
                     f"got {strategy!r}"
                 )
         remedy = "1.4 allows one more forward pass of everything"
-        _check_number("max_slowdown", self.max_slowdown, low=1, high=10, remedy=remedy)
+        check_number("max_slowdown", self.max_slowdown, low=1, high=10, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,9 +107,9 @@ class CalibrationConfig:
         forms = get_args(RuleForm)
         if self.form not in forms:
             raise ConfigError(f"form must be one of {', '.join(forms)}, got {self.form!r}")
-        _check_integer("max_steps", self.max_steps, low=0, high=10_000)
-        _check_number("learning_rate", self.learning_rate, low=0, high=1, remedy="try 0.03")
-        _check_number("held_back", self.held_back, low=0.01, high=0.9, remedy="try 0.25")
+        check_integer("max_steps", self.max_steps, low=0, high=10_000)
+        check_number("learning_rate", self.learning_rate, low=0, high=1, remedy="try 0.03")
+        check_number("held_back", self.held_back, low=0.01, high=0.9, remedy="try 0.25")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,41 +126,10 @@ class MeasurementConfig:
     """Timed repetitions of the step, original and momentum in turns; the median is reported."""
 
     def __post_init__(self) -> None:
-        _check_integer("batch_size", self.batch_size, low=1, high=4096)
+        check_integer("batch_size", self.batch_size, low=1, high=4096)
         if self.image_size is not None:
-            _check_integer("image_size", self.image_size, low=8, high=2048)
-        _check_integer("repeats", self.repeats, low=1, high=100)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefinementConfig:
-    """How the converted network is trained to match the original."""
-
-    max_steps: int = 100
-    """Optimizer steps at most; 0 leaves the weights as they are."""
-
-    batch_size: int = 128
-    """Images in a step."""
-
-    learning_rate: float = 0.01
-    """Peak learning rate of SGD with momentum 0.9; it falls to 0 along a cosine."""
-
-    weight_decay: float = 1e-4
-    """L2 penalty on the weights."""
-
-    temperature: float = 4.0
-    """Softens the teacher's logits in the distillation loss."""
-
-    label_weight: float = 0.1
-    """Share of the cross-entropy with the labels in the loss; the rest is distillation."""
-
-    def __post_init__(self) -> None:
-        _check_integer("max_steps", self.max_steps, low=0, high=1_000_000)
-        _check_integer("batch_size", self.batch_size, low=2, high=4096)
-        _check_number("learning_rate", self.learning_rate, low=0, high=10, remedy="try 0.01")
-        _check_number("weight_decay", self.weight_decay, low=0, high=1, remedy="try 1e-4")
-        _check_number("temperature", self.temperature, low=0.1, high=100, remedy="try 4")
-        _check_number("label_weight", self.label_weight, low=0, high=1, remedy="try 0.1")
+            check_integer("image_size", self.image_size, low=8, high=2048)
+        check_integer("repeats", self.repeats, low=1, high=100)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +149,6 @@ class Preprocessing:
                 f"got {len(self.mean)} and {len(self.std)}"
             )
         for value in self.mean:
-            _check_number("mean", value, low=0, high=1, remedy="give it for pixels in 0..1")
+            check_number("mean", value, low=0, high=1, remedy="give it for pixels in 0..1")
         for value in self.std:
-            _check_number("std", value, low=1e-3, high=1, remedy="give it for pixels in 0..1")
+            check_number("std", value, low=1e-3, high=1, remedy="give it for pixels in 0..1")

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from momentum_core.checkpoint import Dataset, input_shape
-from momentum_core.config import Preprocessing
-from momentum_core.conversion import convert, plan_architecture
-from momentum_core.errors import CheckpointError
+from momentum_core.checkpoint import input_shape
+from momentum_core.conversion import convert, plan_architecture, plan_of
 from momentum_core.memory import measure_side_by_side
-from momentum_core.refinement import Evaluation, RefinementResult, evaluate, refine
 from worker.active_job import ActiveJob
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact, Job, Stage, Upload
 from worker.contract.request import ConvertRequest
 from worker.model_source import LoadedSource, ModelSources
 from worker.packaging import package_bundle, package_weights, store_artifacts
-from worker.report import REPORT_FILE, Accuracy, Findings, make_report, summarise, write_report
+from worker.refining import Recovery
+from worker.report import REPORT_FILE, Findings, make_report, summarise, write_report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,9 +100,10 @@ def convert_for_job(
         accuracy, refinement = None, None
         if source.dataset is not None:
             assert source.preprocessing is not None, "the API lets no data pass without it"
-            accuracy, refinement = _recover(
-                original, momentum, source.dataset, source.preprocessing, request, enter, active
-            )
+            recovery = Recovery(request, source.dataset, source.preprocessing, enter, active)
+            recovered = recovery.run(original, momentum)
+            momentum, plan = recovered.momentum, plan_of(recovered.momentum)
+            accuracy, refinement = recovered.accuracy, recovered.refinement
         enter(Stage.PACKAGING)
         difference = package_weights(folder, momentum, source, images, accuracy)
         clock.enter(None)
@@ -125,56 +123,6 @@ def convert_for_job(
         summary = summarise(report)
         package_bundle(folder, momentum, source, images, job.request, summary)
         return summary, store_artifacts(folder, workplace.files)
-
-
-def _recover(
-    original: nn.Module,
-    momentum: nn.Module,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    request: ConvertRequest,
-    enter: Callable[[Stage], None],
-    active: ActiveJob,
-) -> tuple[Accuracy, RefinementResult]:
-    """Evaluate the original, the converted and the refined model."""
-    total = 2 * len(dataset.x_test)
-
-    def look(model: nn.Module, seen_before: int) -> Evaluation:
-        return evaluate(
-            model,
-            dataset.x_test,
-            dataset.y_test,
-            preprocessing,
-            on_batch=lambda seen: active.advance(
-                (seen_before + seen) / total, num_images=seen_before + seen, total_images=total
-            ),
-        )
-
-    enter(Stage.EVALUATING)
-    before = look(original, 0)
-    if not bool(before.logits.isfinite().all()):
-        raise CheckpointError(
-            "the original network's output is not finite for the test images; look at its weights "
-            "and running statistics, and at preprocessing",
-            code="non_finite_output",
-        )
-    converted = look(momentum, total // 2)
-    enter(Stage.REFINING)
-    max_steps = request.refinement.max_steps
-    refinement = refine(
-        momentum,
-        original,
-        dataset.x_train,
-        dataset.y_train,
-        preprocessing,
-        request.refinement,
-        seed=request.seed,
-        on_step=lambda step, loss: active.advance(
-            step / max_steps, step=step, max_steps=max_steps, loss=loss
-        ),
-    )
-    enter(Stage.EVALUATING)
-    return Accuracy(before, converted, look(momentum, total // 2)), refinement
 
 
 def _measured_batch(

@@ -20,7 +20,13 @@ from worker.device import describe_device
 from worker.model_source import LoadedSource
 
 REPORT_FILE = "report.json"
-SCHEMA = 2
+SCHEMA = 3
+
+_SHOWN = (
+    *("goal_met", "stopped", "num_steps", "best_step", "metric"),
+    *("original_percent", "target_percent", "start_percent", "refined_percent"),
+)
+"""What a job's record shows of refinement; percentages are of images held back from training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,8 @@ def summarise(report: dict[str, Any]) -> dict[str, Any]:
             model: accuracy[model]["top1_percent"] for model in ("original", "converted", "refined")
         },
         "num_test_images": accuracy and accuracy["num_images"],
-        "refinement_steps": report["refinement"] and report["refinement"]["num_steps"],
+        "refinement": report["refinement"]
+        and {name: report["refinement"][name] for name in _SHOWN},
     }
 
 

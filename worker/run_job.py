@@ -6,10 +6,10 @@ import errno
 import logging
 from dataclasses import dataclass
 
-import torch
 from sqlalchemy.exc import SQLAlchemyError
 
 from momentum_core.errors import MomentumError
+from momentum_core.refinement import is_out_of_memory
 from worker.active_job import ActiveJob
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
@@ -120,7 +120,7 @@ def _job_error(error: Exception) -> JobError:
             message="the disk that holds MOMENTUM_DATA_DIR is full; have the operator free space, "
             "then send the request again",
         )
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return JobError(
             code=OUT_OF_MEMORY,
             message="the worker ran out of memory; try smaller measurement.batch_size and "
@@ -132,9 +132,3 @@ def _job_error(error: Exception) -> JobError:
         message=f"an error of the service ({type(error).__name__}); the worker's log has it under "
         "the job's id",
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU torch raises a bare RuntimeError.
-    is_cpu_allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return is_cpu_allocator or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -1,6 +1,29 @@
-"""Train a momentum model briefly towards the original, and measure its accuracy."""
+"""Trains a momentum model until it answers as the original does.
+
+training_images batches     what trains and what judges; the images of each step
+recipe                      what `auto` stands for
+evaluate goal               answers to images; how far a model is from its goal
+start batch_norm            calibration and re-estimated statistics, where they help
+objective step training     the loss, one step, the loop
+refine                      what people call
+"""
 
 from momentum_core.refinement.evaluate import Evaluation, evaluate, to_input
-from momentum_core.refinement.refine import RefinementResult, refine
+from momentum_core.refinement.refine import Refinement, RefinementResult, refine
+from momentum_core.refinement.step import is_out_of_memory
+from momentum_core.refinement.training import StepProgress
+from momentum_core.refinement.training_images import SplitRecord, TrainingImages, split_images
 
-__all__ = ["Evaluation", "RefinementResult", "evaluate", "refine", "to_input"]
+__all__ = [
+    "Evaluation",
+    "Refinement",
+    "RefinementResult",
+    "SplitRecord",
+    "StepProgress",
+    "TrainingImages",
+    "evaluate",
+    "is_out_of_memory",
+    "refine",
+    "split_images",
+    "to_input",
+]

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from momentum_core.calibration.watch import evaluation_mode
 from momentum_core.config import Preprocessing
 
 EVALUATION_BATCH = 250
@@ -47,6 +48,34 @@ def to_input(
 
 
 @torch.no_grad()
+def answers(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    *,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return the logits of all images, shape (images, classes), in float32 on the CPU.
+
+    The model is in evaluation mode meanwhile; every part's flag is as before afterwards.
+
+    Args:
+        model: a classifier.
+        images: shape (B, H, W, C).
+        preprocessing: mean and standard deviation for each channel.
+        on_batch: called with the number of images shown so far; may raise to stop.
+    """
+    device = next(model.parameters()).device
+    found: list[Tensor] = []
+    with evaluation_mode(model):
+        for start in range(0, len(images), EVALUATION_BATCH):
+            batch = images[start : start + EVALUATION_BATCH]
+            found.append(model(to_input(batch, preprocessing, device)).float().cpu())
+            if on_batch is not None:
+                on_batch(start + len(batch))
+    return torch.cat(found)
+
+
 def evaluate(
     model: nn.Module,
     images: NDArray[np.uint8],
@@ -55,7 +84,7 @@ def evaluate(
     *,
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Show all images to `model` in evaluation mode; its training flag is as before afterwards.
+    """Show all images to `model` and count its right answers; see `answers`.
 
     Args:
         model: a classifier.
@@ -64,18 +93,6 @@ def evaluate(
         preprocessing: mean and standard deviation for each channel.
         on_batch: called with the number of images shown so far; may raise to stop.
     """
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    answers: list[Tensor] = []
-    try:
-        for start in range(0, len(images), EVALUATION_BATCH):
-            batch = images[start : start + EVALUATION_BATCH]
-            answers.append(model(to_input(batch, preprocessing, device)).cpu())
-            if on_batch is not None:
-                on_batch(start + len(batch))
-    finally:
-        model.train(was_training)
-    logits = torch.cat(answers)
+    logits = answers(model, images, preprocessing, on_batch=on_batch)
     correct = int((logits.argmax(dim=1) == torch.from_numpy(labels)).sum())
     return Evaluation(logits, correct)

@@ -1,182 +1,239 @@
-"""Distillation: the momentum model (student) learns to answer as the original (teacher) does."""
+"""Refinement: the momentum model learns to answer as the original does, until the goal is met."""
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from momentum_core.config import Preprocessing, RefinementConfig
-from momentum_core.errors import DataError, StateRangeError
-from momentum_core.refinement.evaluate import evaluate, to_input
+from momentum_core.refinement.batches import Batches
+from momentum_core.refinement.goal import Judge
+from momentum_core.refinement.objective import Distillation
+from momentum_core.refinement.recipe import Recipe, held_back_share, resolve
+from momentum_core.refinement.start import OnPreparing, Start, prepare_start
+from momentum_core.refinement.step import Stepper
+from momentum_core.refinement.training import (
+    Evaluated,
+    StepProgress,
+    Stopped,
+    Training,
+    TrainingState,
+)
+from momentum_core.refinement.training_images import (
+    Split,
+    SplitRecord,
+    TrainingImages,
+    split_images,
+)
 
-HELD_BACK_SHARE = 0.1
-MAX_HELD_BACK = 500
-MAX_GRADIENT_NORM = 1.0
-"""With fixed statistics nothing else bounds the first steps."""
-
-_NUM_CHECKS = 4
+SGD_MOMENTUM = 0.9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RefinementResult:
-    """How refinement went."""
+    """How refinement went; `dataclasses.asdict` gives JSON values."""
+
+    goal_met: bool | None
+    """Whether the kept weights meet the goal on the held-back images; None without a goal."""
+
+    stopped: Stopped
+    """What ended training; `diverged`: loss or activations were no numbers any more."""
 
     num_steps: int
-    """Steps made; fewer than asked for if training diverged."""
+    """Steps made."""
 
     best_step: int
     """Step whose weights were kept; 0 are those of the start."""
 
-    losses: tuple[float, ...]
-    """Training loss of each step."""
+    metric: str
+    """`top1`, or `agreement` with the original; the percentages below are of held-back images."""
 
-    held_back_divergence: tuple[tuple[int, float], ...]
-    """Step, and the student's mean KL divergence from the teacher on the held-back images."""
+    original_percent: float
+    target_percent: float | None
+    converted_percent: float
+    """Of the model as it was converted."""
+
+    start_percent: float
+    """After calibration, before the first step."""
+
+    refined_percent: float
+    """Of the kept weights."""
+
+    synthetic: bool
+    """Whether the images were made up: then no percentage says much about real ones."""
+
+    evaluations: tuple[Evaluated, ...]
+    """Step, percentage, and mean KL divergence from the original."""
+
+    series: tuple[dict[str, Any], ...]
+    """Loss, its parts and the learning rate of every `series_stride`-th step."""
+
+    series_stride: int
+    split: SplitRecord
+    recipe: Recipe
+    """The values that were used, with those that `auto` gave."""
+
+    calibration: dict[str, Any] | None
+    """What calibration found; None if it was not tried."""
+
+    is_calibrated: bool
+    """Whether calibration was kept: it was better on the held-back images."""
+
+    is_re_estimated: bool
+    """Whether re-estimated normalisation statistics were kept, for the same reason."""
+
+    micro_batch_size: int
+    """Images in memory at once, at the end."""
+
+    seconds: float
+    """Spent on steps and evaluations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """A refined model, and how it went."""
+
+    model: nn.Module
+    """In evaluation mode; its `plan` may differ from that of the model that was given."""
+
+    result: RefinementResult
 
 
 def refine(
-    student: nn.Module,
-    teacher: nn.Module,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    momentum: nn.Module,
+    original: nn.Module,
+    data: TrainingImages,
     preprocessing: Preprocessing,
-    config: RefinementConfig,
+    config: RefinementConfig | None = None,
     *,
+    test_images: NDArray[np.uint8] | None = None,
     seed: int = 0,
-    on_step: Callable[[int, float], None] | None = None,
-) -> RefinementResult:
-    """Train `student` in place; leave it with the best weights seen, those of the start included.
+    on_preparing: OnPreparing | None = None,
+    on_step: Callable[[StepProgress], None] | None = None,
+) -> Refinement:
+    """Train a copy of a momentum model until it answers as the original does.
 
-        loss = (1 - a) * T^2 * KL(teacher / T || student / T) + a * cross_entropy
-
-    with T the temperature and a the label weight. Normalisation statistics stay those of the
-    original. Which weights are best is decided on images held back from training.
+    It is calibrated first, and distilled then (see `Distillation` for the loss). Everything is
+    judged on a part of the training images that is held back; the best weights seen are kept, those
+    of the start included. Normalisation statistics stay fixed while it learns.
 
     Args:
-        student: the momentum model.
-        teacher: the original model.
-        images: training images, shape (B, H, W, C).
-        labels: shape (B,).
+        momentum: a converted model; it stays as it is. Where its gamma is `auto`, calibration
+            chooses one for each run.
+        original: what it was made from.
+        data: what to train with.
         preprocessing: mean and standard deviation for each channel.
-        config: steps, batch size, learning rate, weights of the loss.
-        seed: of the order of images and their augmentation.
-        on_step: called with the number of the step and its loss; may raise to stop.
+        config: goal, budget, hyper-parameters.
+        test_images: what accuracy is measured on afterwards: training images among them are left
+            out. They are not looked at otherwise.
+        seed: of the split, the order of images and their augmentation.
+        on_preparing: told what is done before the first step; may raise to stop.
+        on_step: called after each step; may raise to stop.
 
     Raises:
-        DataError: there are fewer than two images to train with.
-
-    Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network (arXiv:1503.02531).
+        ConfigError: an option needs what is not there, such as labels.
+        DataError: the images cannot be trained with.
+        ConversionError: the models do not belong together.
+        StateRangeError: the momentum model's activations do not fit its integer state.
     """
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(images))
-    num_held = min(MAX_HELD_BACK, max(1, round(HELD_BACK_SHARE * len(images))))
-    held, train = order[:num_held], order[num_held:]
-    if len(train) < 2:
-        raise DataError(f"refinement needs at least 3 training images, got {len(images)}")
-    target = evaluate(teacher, images[held], labels[held], preprocessing).logits
+    config = config or RefinementConfig()
+    split = split_images(data, share=held_back_share(config), seed=seed, test_images=test_images)
+    device = next(momentum.parameters()).device
+    recipe = resolve(config, data, num_train=len(split.train), device=device)
+    judge = _judge(original, data, split, preprocessing, recipe)
+    start = prepare_start(
+        momentum,
+        original,
+        data.images[np.random.default_rng([seed, 3]).permutation(split.train)],
+        preprocessing,
+        judge,
+        calibrated=config.calibrate,
+        on_preparing=on_preparing or _say_nothing,
+    )
+    model = start.model.eval()
+    stepper = Stepper(
+        Distillation(original, model, recipe), preprocessing, recipe, recipe.micro_batch_size
+    )
+    training = Training(
+        recipe=recipe,
+        batches=Batches(data, split.train, recipe.batch_size, seed, recipe.shift),
+        judge=judge,
+        stepper=stepper,
+        on_step=on_step,
+    )
+    state = TrainingState.start(model, new_optimizer(model, recipe), start.score)
+    training.run(state)
+    return Refinement(model, _result(state, training, start, split.record, data))
 
-    def divergence() -> float:
-        logits = evaluate(student, images[held], labels[held], preprocessing).logits
-        return float(_kl(logits, target))
 
-    best_step, best = 0, divergence()
-    checks = [(0, best)]
-    kept = copy.deepcopy(student.state_dict())
-    losses: list[float] = []
-    optimizer = torch.optim.SGD(
-        student.parameters(),
-        lr=config.learning_rate,
-        momentum=0.9,
+def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return SGD for the parameters that are trained."""
+    return torch.optim.SGD(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=recipe.learning_rate,
+        momentum=SGD_MOMENTUM,
         nesterov=True,
-        weight_decay=config.weight_decay,
-    )
-    interval = max(1, math.ceil(config.max_steps / _NUM_CHECKS))
-    student.eval()  # statistics stay; there is no dropout to miss in the families that convert
-    teacher.eval()
-    device = next(student.parameters()).device
-    for step in range(config.max_steps):
-        _set_learning_rate(optimizer, config, step)
-        chosen = generator.choice(train, size=min(config.batch_size, len(train)), replace=False)
-        batch = to_input(_augment(images[chosen], generator), preprocessing, device)
-        truth = torch.from_numpy(labels[chosen]).to(device)
-        try:
-            loss = _train_step(student, teacher, optimizer, batch, truth, config)
-        except StateRangeError:
-            if step == 0:
-                raise  # nothing was trained: the network itself does not fit
-            break  # it diverged: the best weights so far are kept
-        if not math.isfinite(loss):
-            break
-        losses.append(loss)
-        if on_step is not None:
-            on_step(step + 1, loss)
-        if (step + 1) % interval == 0 or step + 1 == config.max_steps:
-            now = divergence()
-            checks.append((step + 1, now))
-            if now < best:
-                best_step, best, kept = step + 1, now, copy.deepcopy(student.state_dict())
-    student.load_state_dict(kept)
-    return RefinementResult(len(losses), best_step, tuple(losses), tuple(checks))
-
-
-def _train_step(
-    student: nn.Module,
-    teacher: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Tensor,
-    truth: Tensor,
-    config: RefinementConfig,
-) -> float:
-    with torch.no_grad():
-        target = teacher(batch)
-    optimizer.zero_grad(set_to_none=True)
-    logits = student(batch)
-    soft = config.temperature**2 * _kl(logits / config.temperature, target / config.temperature)
-    loss = (1 - config.label_weight) * soft + config.label_weight * F.cross_entropy(logits, truth)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(student.parameters(), MAX_GRADIENT_NORM)
-    optimizer.step()
-    return float(loss.detach())
-
-
-def _kl(logits: Tensor, target: Tensor) -> Tensor:
-    return F.kl_div(
-        F.log_softmax(logits, dim=1),
-        F.log_softmax(target, dim=1),
-        reduction="batchmean",
-        log_target=True,
+        weight_decay=recipe.weight_decay,
     )
 
 
-def _set_learning_rate(
-    optimizer: torch.optim.Optimizer, config: RefinementConfig, step: int
-) -> None:
-    """Set half a cosine from the peak to 0."""
-    share = step / config.max_steps
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def _augment(images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Shift each image by up to an eighth of its side, with zeros coming in.
-
-    No mirroring: digits and text do not bear it.
-    """
-    margin = max(1, images.shape[1] // 8)
-    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    height, width = images.shape[1:3]
-    offsets = generator.integers(0, 2 * margin + 1, size=(len(images), 2))
-    return np.stack(
-        [
-            image[top : top + height, left : left + width]
-            for image, (top, left) in zip(padded, offsets, strict=True)
-        ]
+def _judge(
+    original: nn.Module,
+    data: TrainingImages,
+    split: Split,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+) -> Judge:
+    return Judge(
+        data.images[split.held_back],
+        None if data.labels is None else data.labels[split.held_back],
+        preprocessing,
+        original=original,
+        metric=recipe.metric,
+        goal=recipe.goal,
     )
+
+
+def _result(
+    state: TrainingState,
+    training: Training,
+    start: Start,
+    split: SplitRecord,
+    data: TrainingImages,
+) -> RefinementResult:
+    judge = training.judge
+    assert state.stopped is not None
+    assert judge.original_percent is not None
+    return RefinementResult(
+        goal_met=judge.is_met(state.best_score),
+        stopped=state.stopped,
+        num_steps=state.step,
+        best_step=state.best_step,
+        metric=training.recipe.metric,
+        original_percent=judge.original_percent,
+        target_percent=judge.target_percent,
+        converted_percent=start.converted_score.percent,
+        start_percent=start.score.percent,
+        refined_percent=state.best_score.percent,
+        synthetic=data.synthetic,
+        evaluations=tuple(state.evaluations),
+        series=tuple(state.series.points),
+        series_stride=state.series.stride,
+        split=split,
+        recipe=training.recipe,
+        calibration=start.calibration,
+        is_calibrated=start.is_calibrated,
+        is_re_estimated=start.is_re_estimated,
+        micro_batch_size=training.stepper.micro_batch_size,
+        seconds=state.seconds,
+    )
+
+
+def _say_nothing(_: str) -> None:
+    """Take the place of `on_preparing`."""

@@ -201,3 +201,12 @@ def test_a_full_disk_is_said_before_the_body_is_read(settings, stored_files):
         problem_of(post(client, honest_zip()), 507, "storage_full")
         assert client.get("/readyz").status_code == 503
     assert stored_files() == []
+
+
+def test_gamma_is_chosen_where_there_are_images_to_choose_by(client):
+    auto = DEFAULT_REQUEST | {"conversion": {"gamma": "auto"}}
+    answer = post(client, honest_legacy(), request=auto)
+    assert "send some" in problem_of(answer, 422, "invalid_option")
+    assert post(client, honest_legacy(), images(), auto).status_code == 202
+    shipped = {"source": {"zoo": "digits_resnet26"}, "conversion": {"gamma": "auto"}}
+    assert client.post("/convert", json=shipped).status_code == 202

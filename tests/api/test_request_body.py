@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from api.problems import Problem
 from api.request_body import parse_request, request_schema
-from momentum_core.config import Preprocessing
+from momentum_core.config import Preprocessing, RefinementGoal
 from worker.contract.request import ConvertRequest, Source
 
 
@@ -32,7 +32,7 @@ def test_every_part_of_a_request_is_read():
                 "preprocessing": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]},
                 "conversion": {"gamma": 0.9, "scheme": "paper"},
                 "measurement": {"batch_size": 4, "image_size": 64},
-                "refinement": {"max_steps": 0},
+                "refinement": {"max_steps": 7, "goal": {"criterion": "relative"}},
                 "seed": 3,
                 "name": "x",
             }
@@ -42,7 +42,8 @@ def test_every_part_of_a_request_is_read():
     assert request.preprocessing == Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     assert (request.conversion.gamma, request.conversion.scheme) == (0.9, "paper")
     assert (request.measurement.batch_size, request.measurement.image_size) == (4, 64)
-    assert (request.refinement.max_steps, request.seed, request.name) == (0, 3, "x")
+    assert (request.refinement.max_steps, request.seed, request.name) == (7, 3, "x")
+    assert request.refinement.goal == RefinementGoal(criterion="relative")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,11 @@ def test_every_part_of_a_request_is_read():
         ('{"conversion": {"gamma": "x"}}', "/conversion/gamma", "valid number, got 'x'"),
         ('{"conversion": {"gamma": NaN}}', "/conversion", "got nan"),
         ('{"conversion": {"gamma": true}}', "/conversion/gamma", "got True"),
-        ('{"conversion": {"gamma": "auto"}}', "", "the service does not do yet; give a number"),
+        (
+            '{"conversion": {"gamma": "auto"}, "refinement": null}',
+            "",
+            "calibration, which is left out here; give a number",
+        ),
         (
             '{"conversion": {"tolerance": 2}}',
             "/conversion",
@@ -65,7 +70,14 @@ def test_every_part_of_a_request_is_read():
         ('{"gamma": 0.5}', "/gamma", "did you mean conversion.gamma?"),
         ('{"zoo": "resnet50"}', "/zoo", "did you mean source.zoo?"),
         ('{"refinement": {"lr": 1}}', "/refinement/lr", "refinement.learning_rate"),
-        ('{"refinement": {"max_steps": -1}}', "/refinement", "from 0 to 1000000, got -1"),
+        ('{"refinement": {"max_steps": -1}}', "/refinement", "from 1 to 1000000, got -1"),
+        ('{"refinement": {"max_steps": 0}}', "/refinement", "set refinement to null"),
+        ('{"refinement": {"max_minutes": 0}}', "/refinement", "max_minutes must be above 0"),
+        (
+            '{"refinement": {"goal": {"tolerable_loss": -1}}}',
+            "/refinement/goal",
+            "tolerable_loss must be a number from 0 to 100, got -1",
+        ),
         ('{"preprocessing": {"mean": [0.5]}}', "/preprocessing/std", "required"),
         ('{"preprocessing": {"mean": [5], "std": [1]}}', "/preprocessing", "pixels in 0..1"),
         ('{"seed": -1}', "", "seed must be"),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from typing import Any
 
 import pytest
 import redis
@@ -14,9 +15,14 @@ from tests.end_to_end.conftest import MOMENTUM, Serving, serving
 from worker.broker import create_celery_app
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 
-SHORT = {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 5}}
-LONG = {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 400, "batch_size": 64}}
-ENDLESS = {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 100_000}}
+
+def _steps(number: int) -> dict[str, Any]:
+    """A job that trains for so many steps: no goal ends it sooner."""
+    refinement = {"max_steps": number, "batch_size": 64, "goal": None, "calibrate": False}
+    return {"source": {"zoo": "digits_resnet26"}, "refinement": refinement}
+
+
+SHORT, LONG, ENDLESS = _steps(5), _steps(400), _steps(100_000)
 
 
 # One thread: the tiny network gains nothing from a second one, and needs both cores for it.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -13,6 +15,7 @@ from momentum_core.config import (
     MeasurementConfig,
     Preprocessing,
     RefinementConfig,
+    RefinementGoal,
 )
 from momentum_core.errors import ConfigError
 
@@ -46,6 +49,13 @@ def test_an_unknown_scheme_is_refused_and_named() -> None:
         (MeasurementConfig, {"image_size": 4}, "image_size"),
         (MeasurementConfig, {"repeats": 2.5}, "repeats"),
         (RefinementConfig, {"max_steps": -1}, "max_steps"),
+        (RefinementConfig, {"max_steps": 0}, "set refinement to null"),
+        (RefinementConfig, {"max_minutes": 0}, "max_minutes"),
+        (RefinementConfig, {"max_minutes": -1}, "max_minutes"),
+        (RefinementConfig, {"augmentation": "flip"}, "augmentation"),
+        (RefinementGoal, {"tolerable_loss": -1}, "tolerable_loss"),
+        (RefinementGoal, {"metric": "top5"}, "metric"),
+        (RefinementGoal, {"criterion": "both"}, "criterion"),
         (RefinementConfig, {"batch_size": True}, "batch_size"),
         (RefinementConfig, {"learning_rate": math.nan}, "learning_rate"),
         (RefinementConfig, {"label_weight": 1.1}, "label_weight"),
@@ -63,3 +73,16 @@ def test_options_cannot_be_changed_after_they_were_checked() -> None:
     config = ConversionConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.gamma = 1.5  # type: ignore[misc]
+
+
+def test_a_goal_is_meant_in_points_or_in_percent_of_the_originals_figure():
+    assert RefinementGoal(tolerable_loss=2).target_percent(80) == 78
+    relative = RefinementGoal(criterion="relative", tolerable_loss=2)
+    assert relative.target_percent(80) == pytest.approx(78.4)
+
+
+def test_refinement_options_come_back_from_json():
+    config = RefinementConfig(goal=RefinementGoal(metric="top1"), learning_rate=0.1, max_minutes=5)
+    for one in (config, RefinementConfig(goal=None), RefinementConfig()):
+        assert RefinementConfig.from_json(json.loads(json.dumps(asdict(one)))) == one
+    assert RefinementConfig.from_json({"max_steps": 3}) == RefinementConfig(max_steps=3)

@@ -19,9 +19,14 @@ from sqlalchemy.exc import OperationalError
 import momentum_core
 from momentum_core.architectures import build
 from momentum_core.checkpoint import read_dataset
-from momentum_core.config import ConversionConfig, MeasurementConfig, RefinementConfig
+from momentum_core.config import (
+    ConversionConfig,
+    MeasurementConfig,
+    RefinementConfig,
+    RefinementGoal,
+)
 from momentum_core.refinement import evaluate
-from worker import conversion_job, packaging
+from worker import conversion_job, packaging, refining
 from worker.active_job import ActiveJob
 from worker.contract.job import JobState, Upload
 from worker.contract.job_claims import JobClaims
@@ -34,7 +39,10 @@ from worker.zoo import shipped_dataset
 DIGITS = ConvertRequest(
     source=Source(zoo="digits_resnet26"),
     measurement=MeasurementConfig(batch_size=16, repeats=1),
-    refinement=RefinementConfig(max_steps=12, batch_size=64),
+    # Calibration alone would meet any goal here: there would be nothing left to train.
+    refinement=RefinementConfig(
+        max_steps=12, batch_size=64, learning_rate=0.01, calibrate=False, goal=None
+    ),
 )
 DATASET = read_dataset(shipped_dataset(find_zoo_entry("digits_resnet26")))
 PREPROCESSING = find_zoo_entry("digits_resnet26").preprocessing
@@ -191,13 +199,56 @@ def test_the_same_request_gives_the_same_weights(run, store):
 
 
 def test_without_refinement_the_weights_stay(run, file_of):
-    job = run(replace(DIGITS, refinement=RefinementConfig(max_steps=0)))
+    job = run(replace(DIGITS, refinement=None))
     logits = load_file(file_of(job, "evaluation.safetensors"))
     assert torch.equal(logits["converted"], logits["refined"])
     # The same conversion, done by hand.
     loaded = momentum_core.load(file_of(job, "model.safetensors"))
     again = evaluate(loaded, DATASET.x_test, DATASET.y_test, PREPROCESSING)
     assert torch.equal(again.logits, logits["converted"])
+
+
+def test_a_job_says_what_became_of_its_goal(run, file_of):
+    goal = RefinementGoal(metric="agreement", tolerable_loss=2)
+    job = run(
+        replace(
+            DIGITS,
+            conversion=ConversionConfig(gamma=0.9),
+            refinement=RefinementConfig(max_steps=3, goal=goal),
+        )
+    )
+    told = job.result["refinement"]
+    assert (told["goal_met"], told["stopped"], told["metric"]) == (True, "goal_met", "agreement")
+    assert told["refined_percent"] >= told["target_percent"] == 98
+    assert job.result["top1_percent"]["converted"] < 90
+    assert job.result["top1_percent"]["refined"] > 98
+    report = json.loads(file_of(job, "report.json").read_text())
+    assert report["refinement"]["is_calibrated"]
+    assert all(one["calibrated"] for one in report["plan"]["runs"])
+    loaded = momentum_core.load(file_of(job, "model.safetensors"))
+    again = evaluate(loaded, DATASET.x_test, DATASET.y_test, PREPROCESSING)
+    assert again.top1_percent == job.result["top1_percent"]["refined"]
+
+
+def test_a_goal_that_is_missed_is_no_failure(run):
+    goal = RefinementGoal(metric="agreement", tolerable_loss=0)
+    config = replace(DIGITS.refinement, goal=goal, max_steps=1, learning_rate=1e-6)
+    conversion = ConversionConfig(gamma=0.9, scheme="paper")
+    job = run(replace(DIGITS, conversion=conversion, refinement=config))
+    assert (job.state, job.result["refinement"]["goal_met"]) == (JobState.SUCCEEDED, False)
+
+
+def test_every_run_gets_a_gamma_of_its_own(run, file_of):
+    conversion = ConversionConfig(gamma="auto", tolerance=0.1)
+    job = run(replace(DIGITS, conversion=conversion, refinement=RefinementConfig(max_steps=1)))
+    assert (job.state, job.error) == (JobState.SUCCEEDED, None)
+    report = json.loads(file_of(job, "report.json").read_text())
+    chosen = [
+        f"{one['gamma']['numerator']}/{one['gamma']['denominator']}"
+        for one in report["plan"]["runs"]
+    ]
+    assert chosen == report["refinement"]["calibration"]["trials"][-1]["gammas"]
+    assert job.result["top1_percent"]["refined"] > 98
 
 
 def test_a_zoo_entry_that_is_not_at_hand_fails_with_the_remedy(run, store):
@@ -363,12 +414,12 @@ def test_weights_that_do_not_give_the_networks_logits_are_not_published(run, sto
 
 
 def test_a_network_whose_output_is_not_finite_is_refused(run, monkeypatch):
-    look = conversion_job.evaluate
+    look = refining.evaluate
 
     def infinite(*arguments, **options):
         found = look(*arguments, **options)
         found.logits[3, 2] = float("inf")
         return found
 
-    monkeypatch.setattr(conversion_job, "evaluate", infinite)
+    monkeypatch.setattr(refining, "evaluate", infinite)
     assert run(DIGITS).error.code == "non_finite_output"

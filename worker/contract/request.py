@@ -60,7 +60,8 @@ class ConvertRequest:
 
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
-    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    refinement: RefinementConfig | None = field(default_factory=RefinementConfig)
+    """None converts and measures only."""
 
     seed: int = 0
     """Of every random choice; the same request on the same machine gives the same weights."""
@@ -72,10 +73,10 @@ class ConvertRequest:
     """Words to find jobs by, such as the name of a project."""
 
     def __post_init__(self) -> None:
-        if self.conversion.gamma == "auto":
+        if self.conversion.gamma == "auto" and not self.is_calibrated:
             raise ConfigError(
-                "gamma 'auto' is chosen by calibration, which the service does not do yet; give a "
-                "number, or use momentum_core.calibration.calibrate"
+                "gamma 'auto' is chosen by calibration, which is left out here; give a number, or "
+                "leave refinement and refinement.calibrate as they are"
             )
         if self.name is not None and not 0 < len(self.name) <= MAX_NAME_CHARACTERS:
             raise ConfigError(f"name must have 1 to {MAX_NAME_CHARACTERS} characters")
@@ -91,6 +92,11 @@ class ConvertRequest:
                 )
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be a whole number from 0 to {MAX_SEED}")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether calibration is asked for; it happens where there are images."""
+        return self.refinement is not None and self.refinement.calibrate
 
     @property
     def zoo_name(self) -> str | None:
@@ -115,6 +121,7 @@ class ConvertRequest:
                 and Preprocessing(mean=tuple(given["mean"]), std=tuple(given["std"])),
                 "conversion": ConversionConfig(**values["conversion"]),
                 "measurement": MeasurementConfig(**values["measurement"]),
-                "refinement": RefinementConfig(**values["refinement"]),
+                "refinement": values["refinement"]
+                and RefinementConfig.from_json(values["refinement"]),
             }
         )
