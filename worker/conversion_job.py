@@ -12,6 +12,7 @@ from torch import Tensor
 from momentum_core.checkpoint import input_shape
 from momentum_core.conversion import convert, plan_architecture, plan_of
 from momentum_core.memory import measure_side_by_side
+from momentum_core.refinement import Checkpoints
 from worker.active_job import ActiveJob
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact, Job, Stage, Upload
@@ -29,6 +30,8 @@ class Workplace:
     files: FileStore
     sources: ModelSources
     device: torch.device
+    checkpoint_seconds: float
+    """Least time between two states of a refinement that are kept."""
 
 
 @dataclass(slots=True)
@@ -100,7 +103,12 @@ def convert_for_job(
         accuracy, refinement = None, None
         if source.dataset is not None:
             assert source.preprocessing is not None, "the API lets no data pass without it"
-            recovery = Recovery(request, source.dataset, source.preprocessing, enter, active)
+            checkpoints = Checkpoints(
+                workplace.files.unfinished_path(job.id), every_seconds=workplace.checkpoint_seconds
+            )
+            recovery = Recovery(
+                request, source.dataset, source.preprocessing, checkpoints, enter, active
+            )
             recovered = recovery.run(original, momentum)
             momentum, plan = recovered.momentum, plan_of(recovered.momentum)
             accuracy, refinement = recovered.accuracy, recovered.refinement

@@ -11,6 +11,7 @@ from momentum_core.checkpoint import Dataset
 from momentum_core.config import Preprocessing
 from momentum_core.errors import CheckpointError
 from momentum_core.refinement import (
+    Checkpoints,
     Evaluation,
     RefinementResult,
     StepProgress,
@@ -41,6 +42,9 @@ class Recovery:
     request: ConvertRequest
     dataset: Dataset
     preprocessing: Preprocessing
+    checkpoints: Checkpoints
+    """Where an earlier attempt at the job left its state, and this one does."""
+
     enter: Callable[[Stage], None]
     """Told of each stage."""
 
@@ -79,6 +83,7 @@ class Recovery:
             self.request.refinement,
             test_images=self.dataset.x_test,
             seed=self.request.seed,
+            checkpoints=self.checkpoints,
             on_preparing=lambda part: self.active.advance(0.0, preparing=part),
             on_step=self._tell,
         )

@@ -54,6 +54,7 @@ def create_services(settings: Settings, *, worker: str) -> Services:
                 files, zoo_folder=settings.zoo_folder, zoo_base_url=settings.zoo_base_url
             ),
             device=choose_device(settings.device),
+            checkpoint_seconds=settings.checkpoint_seconds,
         ),
         worker=worker,
         lease_seconds=settings.lease_seconds,
@@ -79,6 +80,7 @@ def run_job(job_id: str, services: Services) -> None:
     except SQLAlchemyError:
         logger.exception("job %s: the record does not answer; it runs again later", job_id)
     except ClaimLostError:
+        # What it has come to stays: the next attempt goes on from there.
         logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
 
 
@@ -90,6 +92,7 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
                 job, checkpoint, data, workplace=services.workplace, active=active
             )
             services.claims.succeed(claim, result=result, files=artifacts)
+            services.workplace.files.drop_unfinished(job_id)
             logger.info("job %s succeeded", job_id)
         except (ClaimLostError, JobCancelledError, SQLAlchemyError):
             # Without the record nothing can be said of the job: its lease decides.
@@ -98,11 +101,13 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
             active.check()  # a library may have made another error of the interruption
             logger.exception("job %s failed", job_id)
             services.claims.fail(claim, _job_error(error))
+            services.workplace.files.drop_unfinished(job_id)
 
 
 def _cancel(claim: Claim, services: Services) -> None:
     try:
         services.claims.cancel(claim)
+        services.workplace.files.drop_unfinished(claim.job_id)
         logger.info("job %s was cancelled", claim.job_id)
     except SQLAlchemyError:
         logger.exception("job %s: the record does not answer; the relay ends it", claim.job_id)

@@ -5,9 +5,11 @@ recipe                      what `auto` stands for
 evaluate goal               answers to images; how far a model is from its goal
 start batch_norm            calibration and re-estimated statistics, where they help
 objective step training     the loss, one step, the loop
+checkpoints resumption      so that a training that was killed goes on
 refine                      what people call
 """
 
+from momentum_core.refinement.checkpoints import Checkpoints
 from momentum_core.refinement.evaluate import Evaluation, evaluate, to_input
 from momentum_core.refinement.refine import Refinement, RefinementResult, refine
 from momentum_core.refinement.step import is_out_of_memory
@@ -15,6 +17,7 @@ from momentum_core.refinement.training import StepProgress
 from momentum_core.refinement.training_images import SplitRecord, TrainingImages, split_images
 
 __all__ = [
+    "Checkpoints",
     "Evaluation",
     "Refinement",
     "RefinementResult",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from momentum_core.refinement.training_images import TrainingImages
 
-_ORDER, _SHIFT = 1, 2
+_ORDER, _SHIFT, _TORCH = 1, 2, 4
 """Streams of random numbers that have nothing to do with each other."""
 
 
@@ -40,6 +40,10 @@ class Batches:
         if self.shift:
             images = shifted(images, np.random.default_rng([self.seed, _SHIFT, step]))
         return images, None if self.data.labels is None else self.data.labels[chosen]
+
+    def torch_seed(self, step: int) -> int:
+        """Return the seed of all that a step draws from torch, such as dropout."""
+        return int(np.random.default_rng([self.seed, _TORCH, step]).integers(2**63))
 
 
 def shifted(images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:

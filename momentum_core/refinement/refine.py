@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from momentum_core.config import Preprocessing, RefinementConfig
+from momentum_core.conversion import plan_of
 from momentum_core.refinement.batches import Batches
+from momentum_core.refinement.checkpoints import Checkpoints
 from momentum_core.refinement.goal import Judge
 from momentum_core.refinement.objective import Distillation
 from momentum_core.refinement.recipe import Recipe, held_back_share, resolve
+from momentum_core.refinement.resumption import Resumption, identity_of
 from momentum_core.refinement.start import OnPreparing, Start, prepare_start
 from momentum_core.refinement.step import Stepper
 from momentum_core.refinement.training import (
@@ -94,6 +98,9 @@ class RefinementResult:
     seconds: float
     """Spent on steps and evaluations."""
 
+    resumed_at: tuple[int, ...]
+    """Steps at which it went on after an interruption."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
@@ -114,6 +121,7 @@ def refine(
     *,
     test_images: NDArray[np.uint8] | None = None,
     seed: int = 0,
+    checkpoints: Checkpoints | None = None,
     on_preparing: OnPreparing | None = None,
     on_step: Callable[[StepProgress], None] | None = None,
 ) -> Refinement:
@@ -133,6 +141,8 @@ def refine(
         test_images: what accuracy is measured on afterwards: training images among them are left
             out. They are not looked at otherwise.
         seed: of the split, the order of images and their augmentation.
+        checkpoints: where the state is kept now and then, and when `on_step` raises. The same call
+            with the same folder goes on from there, and on a CPU ends with the same bits.
         on_preparing: told what is done before the first step; may raise to stop.
         on_step: called after each step; may raise to stop.
 
@@ -147,29 +157,60 @@ def refine(
     device = next(momentum.parameters()).device
     recipe = resolve(config, data, num_train=len(split.train), device=device)
     judge = _judge(original, data, split, preprocessing, recipe)
-    start = prepare_start(
-        momentum,
-        original,
-        data.images[np.random.default_rng([seed, 3]).permutation(split.train)],
-        preprocessing,
-        judge,
-        calibrated=config.calibrate,
-        on_preparing=on_preparing or _say_nothing,
-    )
-    model = start.model.eval()
-    stepper = Stepper(
-        Distillation(original, model, recipe), preprocessing, recipe, recipe.micro_batch_size
-    )
-    training = Training(
-        recipe=recipe,
-        batches=Batches(data, split.train, recipe.batch_size, seed, recipe.shift),
-        judge=judge,
-        stepper=stepper,
-        on_step=on_step,
-    )
-    state = TrainingState.start(model, new_optimizer(model, recipe), start.score)
-    training.run(state)
-    return Refinement(model, _result(state, training, start, split.record, data))
+    resumption = None
+    if checkpoints is not None:
+        told = {"recipe": asdict(recipe), "split": asdict(split.record), "seed": seed}
+        told |= {"calibrate": config.calibrate, "preprocessing": asdict(preprocessing)}
+        told |= {"plan": plan_of(momentum).to_json(), "device": str(device)}
+        resumption = Resumption(checkpoints, identity_of((momentum, original), data, **told))
+    with resumption.threads() if resumption is not None else nullcontext():
+        if resumption is not None and resumption.has_state:
+            start = Start.from_json(resumption.extra, momentum, original)
+        else:
+            start = prepare_start(
+                momentum,
+                original,
+                data.images[np.random.default_rng([seed, 3]).permutation(split.train)],
+                preprocessing,
+                judge,
+                calibrated=config.calibrate,
+                on_preparing=on_preparing or _say_nothing,
+            )
+        training = Training(
+            recipe=recipe,
+            batches=Batches(data, split.train, recipe.batch_size, seed, recipe.shift),
+            judge=judge,
+            stepper=Stepper(
+                Distillation(original, start.model, recipe),
+                preprocessing,
+                recipe,
+                recipe.micro_batch_size,
+            ),
+            on_step=on_step,
+        )
+        state = train_from(start, training, resumption)
+    return Refinement(start.model, _result(state, training, start, split.record, data, resumption))
+
+
+def train_from(start: Start, training: Training, resumption: Resumption | None) -> TrainingState:
+    """Train a start, or go on where it was interrupted; return how it ended."""
+    model, stepper = start.model.eval(), training.stepper
+    optimizer = new_optimizer(model, training.recipe)
+    if resumption is None:
+        state = TrainingState.start(model, optimizer, start.score)
+        training.run(state)
+        return state
+    if resumption.has_state:
+        state = resumption.restore(model, optimizer, stepper)
+    else:
+        resumption.extra = start.to_json()
+        state = TrainingState.start(model, optimizer, start.score)
+
+    def keep(state: TrainingState, is_last_chance: bool) -> None:
+        resumption.keep(state, stepper, is_last_chance=is_last_chance)
+
+    replace(training, on_safe=keep).run(state)
+    return state
 
 
 def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -206,6 +247,7 @@ def _result(
     start: Start,
     split: SplitRecord,
     data: TrainingImages,
+    resumption: Resumption | None,
 ) -> RefinementResult:
     judge = training.judge
     assert state.stopped is not None
@@ -232,6 +274,7 @@ def _result(
         is_re_estimated=start.is_re_estimated,
         micro_batch_size=training.stepper.micro_batch_size,
         seconds=state.seconds,
+        resumed_at=() if resumption is None else tuple(resumption.resumed_at),
     )
 
 

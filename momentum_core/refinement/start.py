@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from momentum_core.calibration import CalibrationResult, calibrate
 from momentum_core.config import Preprocessing
-from momentum_core.conversion import convert, plan_of
+from momentum_core.conversion import RunRule, convert, plan_of
 from momentum_core.errors import ConfigError
 from momentum_core.refinement.batch_norm import batch_norms, re_estimate
 from momentum_core.refinement.evaluate import to_input
@@ -47,6 +47,25 @@ class Start:
 
     is_re_estimated: bool
     """Whether normalisation statistics were re-estimated, and kept."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the weights as JSON values."""
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "model"}
+        told["rules"] = [run.rule.to_json() for run in plan_of(self.model).runs]
+        return told | {name: asdict(told[name]) for name in ("score", "converted_score")}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], momentum: nn.Module, original: nn.Module) -> Self:
+        """Make a start, whose weights are to be loaded, of what `to_json` gave."""
+        told = dict(values)
+        plan = plan_of(momentum)
+        rules = tuple(RunRule.from_json(rule) for rule in told.pop("rules"))
+        is_same = rules == tuple(run.rule for run in plan.runs)
+        model = (
+            copy.deepcopy(momentum) if is_same else convert(original, plan=plan.with_rules(rules))
+        )
+        scores = {name: Score(**told[name]) for name in ("score", "converted_score")}
+        return cls(model=model, **told | scores)
 
 
 def prepare_start(

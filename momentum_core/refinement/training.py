@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -101,7 +102,15 @@ class Training:
             StateRangeError: an activation does not fit the integer state at the very first step:
                 nothing was trained, the network itself does not fit.
         """
-        self._judge_end(state, state.evaluations[-1])
+        if state.step == 0:
+            self._judge_end(state, state.evaluations[-1])
+        if self.on_safe is not None and state.stopped is None:
+            self.on_safe(state, False)
+        with _own_random_numbers(state.model):
+            self._train(state)
+        state.model.load_state_dict(state.best)
+
+    def _train(self, state: TrainingState) -> None:
         while state.stopped is None:
             started_at = time.monotonic()
             try:
@@ -116,13 +125,13 @@ class Training:
             state.seconds += time.monotonic() - started_at
             self._check_time(state)
             self._tell(state, parts, time.monotonic() - started_at)
-        state.model.load_state_dict(state.best)
 
     def _step(self, state: TrainingState) -> dict[str, float]:
         rate = learning_rate(self.recipe, state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         images, labels = self.batches.of_step(state.step)
+        torch.manual_seed(self.batches.torch_seed(state.step))
         parts = self.stepper.take(state.model, state.optimizer, images, labels)
         state.step += 1
         state.series.add(state.step, {"loss": sum(parts.values()), **parts, "learning_rate": rate})
@@ -187,6 +196,14 @@ class Training:
             metric_percent=state.evaluations[-1].percent,
             target_percent=self.judge.target_percent,
         )
+
+
+@contextmanager
+def _own_random_numbers(model: nn.Module) -> Iterator[None]:
+    """Leave the caller's random numbers as they are."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -25,11 +25,12 @@ from momentum_core.config import (
     RefinementConfig,
     RefinementGoal,
 )
+from momentum_core.errors import DataError
 from momentum_core.refinement import evaluate
 from worker import conversion_job, packaging, refining
 from worker.active_job import ActiveJob
 from worker.contract.job import JobState, Upload
-from worker.contract.job_claims import JobClaims
+from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
 from worker.contract.job_store import new_id
 from worker.contract.request import ConvertRequest, Source
 from worker.contract.zoo import find_zoo_entry
@@ -302,7 +303,10 @@ def test_a_too_large_batch_is_called_out_of_memory(run, monkeypatch, error):
     assert "measurement.batch_size" in job.error.message
 
 
-def test_a_job_taken_away_stops_and_publishes_nothing(services, store, claims, monkeypatch):
+def test_a_job_taken_away_publishes_nothing_and_goes_on_with_the_same_bits(
+    run, services, store, claims, monkeypatch, file_of
+):
+    expected = run(DIGITS)
     job = store.submit(DIGITS, tenant="default")
     steps = []
 
@@ -310,7 +314,7 @@ def test_a_job_taken_away_stops_and_publishes_nothing(services, store, claims, m
         steps.append(figures.get("step"))
         if figures.get("step") == 3:
             claims.hand_back(services.worker)
-            active._lost.set()
+            active._stop = ClaimLostError
         return original_advance(active, share, **figures)
 
     original_advance = ActiveJob.advance
@@ -320,10 +324,29 @@ def test_a_job_taken_away_stops_and_publishes_nothing(services, store, claims, m
     found = store.get(job.id, tenant="default")
     assert (found.state, found.attempt) == (JobState.QUEUED, 0)
     assert store.artifacts_of(job.id) == []
+    assert services.workplace.files.unfinished_jobs() == [job.id]
 
-    monkeypatch.undo()
+    steps.clear()
     run_job(job.id, services)
+    assert [step for step in steps if step is not None] == list(range(4, 13))
     assert store.get(job.id, tenant="default").state == JobState.SUCCEEDED
+    weights = [file_of(one, "model.safetensors") for one in (expected, job)]
+    assert weights[0] == weights[1], "named by their SHA-256"
+    assert services.workplace.files.unfinished_jobs() == []
+
+
+@pytest.mark.parametrize("error", [JobCancelledError, DataError("no"), KeyError("bug")])
+def test_a_job_that_has_ended_leaves_no_state_to_go_on_from(services, store, monkeypatch, error):
+    job = store.submit(DIGITS, tenant="default")
+
+    def advance(active, share, **figures):
+        if figures.get("step") == 3:
+            raise error
+
+    monkeypatch.setattr(ActiveJob, "advance", advance)
+    run_job(job.id, services)
+    assert store.get(job.id, tenant="default").state.is_final
+    assert services.workplace.files.unfinished_jobs() == []
 
 
 def test_a_message_too_many_changes_nothing(run, services, store):

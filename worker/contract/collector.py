@@ -6,7 +6,8 @@ from sqlalchemy import ColumnElement, Engine, delete, select
 
 from worker.contract.database import database_now, reading
 from worker.contract.file_store import FileStore
-from worker.contract.tables import artifacts, idempotency_keys, outbox, uploads
+from worker.contract.job import JobState
+from worker.contract.tables import artifacts, idempotency_keys, jobs, outbox, uploads
 
 YOUNG_SECONDS = 3600.0
 """A file is put into the store before the record points to it; within this time it does."""
@@ -28,10 +29,18 @@ class Collector:
         self._files = files
 
     def collect(self, *, young_seconds: float = YOUNG_SECONDS) -> int:
-        """Remove what is left over; return how many files."""
+        """Remove what is left over; return how many files and unfinished jobs' folders."""
         self._forget(outbox.c.sent_at, SENT_SECONDS)
         self._forget(idempotency_keys.c.created_at, KEY_SECONDS)
-        return self._files.collect(self._is_needed, older_than_seconds=young_seconds)
+        ended = [job_id for job_id in self._files.unfinished_jobs() if not self._goes_on(job_id)]
+        for job_id in ended:
+            self._files.drop_unfinished(job_id)
+        return self._files.collect(self._is_needed, older_than_seconds=young_seconds) + len(ended)
+
+    def _goes_on(self, job_id: str) -> bool:
+        with self._reader.connect() as connection:
+            state = connection.scalar(select(jobs.c.state).where(jobs.c.id == job_id))
+        return state is not None and not JobState(state).is_final
 
     def _is_needed(self, sha256: str) -> bool:
         with self._reader.connect() as connection:

@@ -2,6 +2,7 @@
 
 <data folder>/blobs/ab/ab12...     what the record points to
 <data folder>/received/<id>        what was sent ahead of a request, under the upload's id
+<data folder>/unfinished/<job>/    where a job that is interrupted goes on from
 <data folder>/tmp/                 what is being received or made
 """
 
@@ -44,10 +45,17 @@ class FileStore:
         """Use `folder`, which is made if it is not there; only its owner may look in."""
         self._blobs = folder / "blobs"
         self._received = folder / "received"
+        self._unfinished = folder / "unfinished"
         self._temporary = folder / "tmp"
         self._lock = folder / "tmp.lock"
         self._blobs_lock = folder / "blobs.lock"
-        for each in (folder, self._blobs, self._received, self._temporary):
+        for each in (
+            folder,
+            self._blobs,
+            self._received,
+            self._unfinished,
+            self._temporary,
+        ):
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager
@@ -92,6 +100,18 @@ class FileStore:
     def drop_received(self, upload_id: str) -> None:
         """Remove the file of an upload, if it is there."""
         self.received_path(upload_id).unlink(missing_ok=True)
+
+    def unfinished_path(self, job_id: str) -> Path:
+        """Return the folder, which may not be there, of what an interrupted job goes on from."""
+        return self._unfinished / job_id
+
+    def unfinished_jobs(self) -> list[str]:
+        """Return the ids of the jobs that have such a folder."""
+        return sorted(folder.name for folder in self._unfinished.iterdir())
+
+    def drop_unfinished(self, job_id: str) -> None:
+        """Remove what an interrupted job would go on from, if it is there."""
+        shutil.rmtree(self.unfinished_path(job_id), ignore_errors=True)
 
     def path_of(self, sha256: str) -> Path:
         """Return where the file with this SHA-256 lies, if the store holds it."""

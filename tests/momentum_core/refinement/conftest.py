@@ -43,17 +43,21 @@ class Digits:
 @cache
 def _plan() -> ConversionPlan:
     """Planning takes longer than a test's steps."""
-    return plan_architecture(NAME, num_classes=10)
+    return plan_architecture(NAME, num_classes=10, config=ConversionConfig(plan_memory=False))
 
 
-@pytest.fixture(scope="session")
-def digits() -> Digits:
+def make_digits() -> Digits:
     entry = find_zoo_entry(NAME)
     network = build(NAME, num_classes=10).eval()
     network.load_state_dict(load_file(SHIPPED_FOLDER / entry.file_name))
     path = shipped_dataset(entry)
     assert path is not None
     return Digits(network, read_dataset(path), entry.preprocessing)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    return make_digits()
 
 
 @pytest.fixture(autouse=True, scope="package")

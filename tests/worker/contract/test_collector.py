@@ -55,6 +55,16 @@ def test_old_files_without_a_job_go_and_the_others_stay(store, claims, files, co
     assert files.path_of(young).exists()
 
 
+def test_states_to_go_on_from_stay_while_their_job_may_go_on(store, claims, files, collector):
+    waiting, ended = (store.submit(ConvertRequest(), tenant="t").id for _ in range(2))
+    claims.succeed(claims.claim(ended, worker="w"), result={}, files=[])
+    for name in (waiting, ended, "0" * 32):
+        files.unfinished_path(name).mkdir()
+        (files.unfinished_path(name) / "state").write_bytes(b"x")
+    assert collector.collect() == 2
+    assert files.unfinished_jobs() == [waiting]
+
+
 def test_a_file_that_is_put_again_while_the_collector_looks_stays(files):
     """Between the look into the record and the removal."""
     sha256 = put(files, b"again")
