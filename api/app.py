@@ -1,4 +1,4 @@
-"""The application: `uvicorn --factory api.app:create_app_from_environment`."""
+"""The application."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from api.headers import SecurityHeaders
 from api.job_watcher import JobWatcher
 from api.openapi import document_of
 from api.problems import add_problem_handlers
+from api.receive_deadline import ReceiveDeadline
 from api.routes import (
     about,
     convert,
@@ -73,6 +74,12 @@ def create_app(settings: Settings) -> FastAPI:
     for each in (convert, resumable, uploads, jobs, events, job_control, keys, zoo, health, about):
         answer_head(each.router)
         app.include_router(each.router)
+    # The last one is the outermost.
+    app.add_middleware(
+        ReceiveDeadline,
+        seconds=settings.receive_seconds,
+        min_bytes_per_second=settings.min_bytes_per_second,
+    )
     app.add_middleware(SecurityHeaders)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app
@@ -87,8 +94,3 @@ def _make_first_key(service: Service) -> None:
     with new_file(path) as descriptor:  # made for its owner only
         write_all(descriptor, f"{secret}\n".encode())
     logger.warning("a first key, with the scope admin, is in %s", path)
-
-
-def create_app_from_environment() -> FastAPI:
-    """Return the application with the settings of the environment."""
-    return create_app(Settings())

@@ -113,6 +113,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "unknown_zoo_entry": _answer(
         422, meaning="the zoo has no such entry", remedy="choose one of `GET /zoo`"
     ),
+    "too_slow": _answer(
+        408, meaning="the request comes too slowly", remedy="send large files in pieces (tus)"
+    ),
     "malformed_header": _answer(
         400, meaning="a header is missing or malformed", remedy="send it as its sentence says"
     ),

@@ -85,6 +85,8 @@ def _add_problems(path: str, operation: dict[str, Any]) -> None:
     codes += [code for name, code in _OF_PARAMETERS.items() if f"{{{name}}}" in path]
     if operation.get("parameters") or operation.get("requestBody"):
         codes.append("invalid_request")
+    if operation.get("requestBody"):
+        codes.append("too_slow")
     for status, response in problems(*codes).items():
         mine = responses.get(str(status), {}).get(CODES, [])
         responses[str(status)] = _described([*response[CODES], *mine])

@@ -123,11 +123,10 @@ class LocalService:
         python = [sys.executable, "-P", "-m"]
         worker = ["celery", "--app", "worker.celery_app", "worker", "--loglevel", "info"]
         quiet = ["--without-gossip", "--without-mingle"]
-        api = ["uvicorn", "--factory", "api.app:create_app_from_environment"]
-        listen = ["--host", self._host, "--port", str(self._port)]
+        api = ["api.server", "--host", self._host, "--port", str(self._port)]
         self._add("relay", [*python, "worker.relay"], environment)
         self._add("worker", [*python, *worker, *quiet], environment)
-        self._add("api", [*python, *api, *listen, "--timeout-graceful-shutdown", "3"], environment)
+        self._add("api", [*python, *api], environment)
         self._wait_until_ready()
 
     def _add(self, name: str, command: list[str], environment: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 
 from api.app import create_app
+from api.http_protocol import bounded_protocol
 from worker.contract.job import Artifact
 from worker.contract.job_claims import JobClaims
 from worker.contract.settings import Settings
@@ -36,10 +37,11 @@ def application(settings):
 
 
 @contextmanager
-def served(application) -> Iterator[httpx.Client]:
-    """Serve an application over real HTTP on a free port."""
+def served(application, *, head_seconds: float = 30.0) -> Iterator[httpx.Client]:
+    """Serve an application over real HTTP on a free port, as api/server.py does."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
+    http = bounded_protocol(head_seconds)
+    server = uvicorn.Server(uvicorn.Config(application, http=http, log_level="warning"))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     while not server.started:

@@ -17,9 +17,8 @@ from tests.end_to_end.conftest import Serving
 
 def commands(port: int) -> tuple[tuple[str, ...], ...]:
     """Return what `python` is given for each process; docs/running.md says the same."""
-    factory = "api.app:create_app_from_environment"
     return (
-        ("-m", "uvicorn", "--factory", factory, "--port", str(port)),
+        ("-m", "api.server", "--port", str(port)),
         ("-m", "worker.relay"),
         ("-m", "celery", "--app", "worker.celery_app", "worker"),
     )

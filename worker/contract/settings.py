@@ -78,6 +78,16 @@ class Settings(BaseSettings):
         ge=0,
         description="Free space of the data folder's disk below which no upload is accepted.",
     )
+    receive_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Time that a request's head may take, and its body in any case.",
+    )
+    min_bytes_per_second: float = Field(
+        default=1000.0,
+        gt=0,
+        description="A body may take longer than that by as much as it has bytes at this rate.",
+    )
     upload_hours: float = Field(
         default=24.0,
         gt=0,

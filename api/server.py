@@ -1,0 +1,44 @@
+"""The HTTP server's process: `python -m api.server --port 8000`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from api.app import create_app
+from api.http_protocol import bounded_protocol
+from worker.contract.settings import Settings
+
+STOP_SECONDS = 3
+"""That running requests have when the process is asked to stop."""
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    root_path: Annotated[
+        str, typer.Option(help="Path under which a proxy shows the service, such as /zoo.")
+    ] = "",
+    forwarded_allow_ips: Annotated[
+        str, typer.Option(help="Addresses of proxies whose forwarded headers are believed.")
+    ] = "127.0.0.1",
+) -> None:
+    """Run the HTTP API with the settings of the environment."""
+    settings = Settings()
+    uvicorn.run(
+        create_app(settings),
+        host=host,
+        port=port,
+        root_path=root_path,
+        forwarded_allow_ips=forwarded_allow_ips,
+        http=bounded_protocol(settings.receive_seconds),  # type: ignore[arg-type]
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(serve)

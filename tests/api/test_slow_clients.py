@@ -1,0 +1,113 @@
+"""Clients that send slowly, or a head without end, lose their connection; others notice nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from contextlib import ExitStack
+
+import httpx
+import pytest
+
+from api.app import create_app
+from tests.api.conftest import served
+from worker.contract.settings import Settings
+
+SECONDS = 1.0
+
+
+@pytest.fixture
+def address(tmp_path):
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        broker_url="redis://127.0.0.1:1/0",
+        min_free_bytes=0,
+        receive_seconds=SECONDS,
+        min_bytes_per_second=1000,
+    )
+    with served(create_app(settings), head_seconds=SECONDS) as client:
+        yield client.base_url.host, client.base_url.port
+
+
+def head(length: int) -> bytes:
+    lines = ["POST /uploads HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {length}"]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def everything(connection: socket.socket) -> bytes:
+    """Read until the server closes."""
+    connection.settimeout(20 * SECONDS)
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: "])
+def test_a_head_that_does_not_end_loses_its_connection(address, start):
+    with socket.create_connection(address) as connection:
+        connection.sendall(start)
+        assert everything(connection) == b""
+
+
+def test_a_second_request_has_a_deadline_too(address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /heal")
+        assert everything(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_bytes_that_trickle_do_not_buy_time_without_end(address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(head(10_000))
+        connection.settimeout(0.05)
+        answer = b""
+        for _ in range(int(10 * SECONDS / 0.05)):
+            connection.sendall(b"x")
+            try:
+                answer = connection.recv(65536)
+                break
+            except TimeoutError:
+                pass
+    assert answer.startswith(b"HTTP/1.1 408"), answer
+    body = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert body["code"] == "too_slow"
+
+
+def test_what_comes_fast_enough_may_take_longer(address):
+    """Three times the seconds, at ten times the rate."""
+    with socket.create_connection(address) as connection:
+        connection.sendall(head(30 * 1000))
+        for _ in range(30):
+            connection.sendall(b"x" * 1000)
+            time.sleep(SECONDS / 10)
+        connection.settimeout(10)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201")
+
+
+def test_a_head_beyond_all_measure_is_refused(address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        answer = b""
+        try:
+            for number in range(200):
+                connection.sendall(f"X-{number}: {'a' * 1000}\r\n".encode())
+            answer = everything(connection)
+        except ConnectionError:
+            pass  # it was closed while we wrote
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+    host, port = address
+    assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
+
+
+def test_many_slow_clients_keep_nobody_out(address):
+    host, port = address
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(address)) for _ in range(200)]
+        for number, connection in enumerate(slow):
+            connection.sendall(head(1000) if number % 2 else b"GET /healthz HTTP/1.1\r\n")
+        with httpx.Client(base_url=f"http://{host}:{port}") as client:
+            assert client.get("/healthz").status_code == 200
+        answers = [everything(connection) for connection in slow]
+    assert all(one == b"" or b" 408 " in one for one in answers)
+    assert sum(b" 408 " in one for one in answers) == 100
