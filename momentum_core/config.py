@@ -14,11 +14,12 @@ from typing import Literal, get_args
 from momentum_core.errors import ConfigError
 from momentum_core.gamma import round_gamma
 from momentum_core.option_checks import check_integer, check_number
-from momentum_core.refinement_options import RefinementConfig, RefinementGoal
+from momentum_core.refinement_options import FinetuningConfig, RefinementConfig, RefinementGoal
 
 __all__ = [
     "CalibrationConfig",
     "ConversionConfig",
+    "FinetuningConfig",
     "MeasurementConfig",
     "Preprocessing",
     "RefinementConfig",

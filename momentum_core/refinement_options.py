@@ -19,6 +19,8 @@ Criterion = Literal["absolute", "relative"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Augmentation = Literal["auto", "shift", "none"]
 
+USUAL_FINETUNING_BATCH, USUAL_FINETUNING_RATE = 16, 0.01
+
 _NO_REFINEMENT = "to convert without refining, set refinement to null"
 
 
@@ -144,3 +146,79 @@ class RefinementConfig:
         if given.get("goal") is not None:
             given["goal"] = RefinementGoal(**given["goal"])
         return cls(**given)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuningConfig:
+    """How a network learns the user's own classes; the original and its momentum form alike.
+
+    The sentences of what is not explained here are those of `RefinementConfig`.
+    """
+
+    max_steps: int = 100
+    max_minutes: float | None = None
+    """Time at most, for each of the two networks."""
+
+    head_steps: int | Auto = "auto"
+    """Steps at the start in which the new head alone learns. `auto`: a fifth of `max_steps`."""
+
+    batch_size: int | Auto = "auto"
+    """Images in a step. `auto`: 16, or a quarter of the images if those are fewer."""
+
+    micro_batch_size: int | Auto = "auto"
+    learning_rate: float | Auto = "auto"
+    """`auto`: 0.01 for 16 images, in proportion to the batch size."""
+
+    weight_decay: float | Auto = "auto"
+    augmentation: Augmentation = "auto"
+    evaluation_interval: int | Auto = "auto"
+    held_back: float | Auto = "auto"
+    precision: Precision = "auto"
+    calibrate: bool = True
+
+    memory_budget_mib: float | Auto = "auto"
+    """Memory for which the largest batch of each network is sought. `auto`: what the original's
+    step takes with `batch_size` images."""
+
+    def __post_init__(self) -> None:
+        self.as_refinement()
+        if self.head_steps != "auto":
+            check_integer("head_steps", self.head_steps, low=0, high=self.max_steps)
+        if self.memory_budget_mib != "auto":
+            remedy = "try 4096"
+            check_number(
+                "memory_budget_mib", self.memory_budget_mib, low=1, high=1e7, remedy=remedy
+            )
+
+    @property
+    def num_head_steps(self) -> int:
+        """Steps in which the head alone learns."""
+        return self.max_steps // 5 if self.head_steps == "auto" else self.head_steps
+
+    def as_refinement(self, *, num_images: int | None = None) -> RefinementConfig:
+        """Return the options of the training itself: from labels alone, for the whole budget.
+
+        Args:
+            num_images: images that train; with it, `auto` gives way to the rules of this class.
+        """
+        batch, rate = self.batch_size, self.learning_rate
+        if num_images is not None and batch == "auto":
+            batch = max(2, min(USUAL_FINETUNING_BATCH, num_images // 4))
+        if num_images is not None and rate == "auto":
+            assert batch != "auto"
+            rate = USUAL_FINETUNING_RATE * batch / USUAL_FINETUNING_BATCH
+        return RefinementConfig(
+            goal=None,
+            max_steps=self.max_steps,
+            max_minutes=self.max_minutes,
+            calibrate=self.calibrate,
+            batch_size=batch,
+            micro_batch_size=self.micro_batch_size,
+            learning_rate=rate,
+            weight_decay=self.weight_decay,
+            label_weight=1.0,
+            augmentation=self.augmentation,
+            evaluation_interval=self.evaluation_interval,
+            held_back=self.held_back,
+            precision=self.precision,
+        )

@@ -7,10 +7,12 @@ start batch_norm            calibration and re-estimated statistics, where they 
 objective step training     the loss, one step, the loop
 checkpoints resumption      so that a training that was killed goes on
 refine                      what people call
+finetune head               the same two networks for the user's own classes
 """
 
 from momentum_core.refinement.checkpoints import Checkpoints
 from momentum_core.refinement.evaluate import Evaluation, evaluate, to_input
+from momentum_core.refinement.finetune import Finetuning, FinetuningResult, finetune
 from momentum_core.refinement.refine import Refinement, RefinementResult, refine
 from momentum_core.refinement.step import is_out_of_memory
 from momentum_core.refinement.training import StepProgress
@@ -19,12 +21,15 @@ from momentum_core.refinement.training_images import SplitRecord, TrainingImages
 __all__ = [
     "Checkpoints",
     "Evaluation",
+    "Finetuning",
+    "FinetuningResult",
     "Refinement",
     "RefinementResult",
     "SplitRecord",
     "StepProgress",
     "TrainingImages",
     "evaluate",
+    "finetune",
     "is_out_of_memory",
     "refine",
     "split_images",

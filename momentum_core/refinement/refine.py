@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -22,6 +21,7 @@ from momentum_core.refinement.recipe import Recipe, held_back_share, resolve
 from momentum_core.refinement.resumption import Resumption, identity_of
 from momentum_core.refinement.start import OnPreparing, Start, prepare_start
 from momentum_core.refinement.step import Stepper
+from momentum_core.refinement.train import train
 from momentum_core.refinement.training import (
     Evaluated,
     StepProgress,
@@ -35,8 +35,6 @@ from momentum_core.refinement.training_images import (
     TrainingImages,
     split_images,
 )
-
-SGD_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,40 +186,10 @@ def refine(
             ),
             on_step=on_step,
         )
-        state = train_from(start, training, resumption)
+        if resumption is not None:
+            resumption.extra = start.to_json()
+        state = train(start.model, start.score, training, resumption)
     return Refinement(start.model, _result(state, training, start, split.record, data, resumption))
-
-
-def train_from(start: Start, training: Training, resumption: Resumption | None) -> TrainingState:
-    """Train a start, or go on where it was interrupted; return how it ended."""
-    model, stepper = start.model.eval(), training.stepper
-    optimizer = new_optimizer(model, training.recipe)
-    if resumption is None:
-        state = TrainingState.start(model, optimizer, start.score)
-        training.run(state)
-        return state
-    if resumption.has_state:
-        state = resumption.restore(model, optimizer, stepper)
-    else:
-        resumption.extra = start.to_json()
-        state = TrainingState.start(model, optimizer, start.score)
-
-    def keep(state: TrainingState, is_last_chance: bool) -> None:
-        resumption.keep(state, stepper, is_last_chance=is_last_chance)
-
-    replace(training, on_safe=keep).run(state)
-    return state
-
-
-def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return SGD for the parameters that are trained."""
-    return torch.optim.SGD(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=recipe.learning_rate,
-        momentum=SGD_MOMENTUM,
-        nesterov=True,
-        weight_decay=recipe.weight_decay,
-    )
 
 
 def _judge(

@@ -89,6 +89,9 @@ class Training:
     batches: Batches
     judge: Judge
     stepper: Stepper
+    prepare_step: Callable[[int], None] | None = None
+    """Called before each step with its number, counted from 0."""
+
     on_step: Callable[[StepProgress], None] | None = None
     """Called after each step; may raise to stop."""
 
@@ -108,6 +111,8 @@ class Training:
             self.on_safe(state, False)
         with _own_random_numbers(state.model):
             self._train(state)
+        if self.on_safe is not None:
+            self.on_safe(state, True)
         state.model.load_state_dict(state.best)
 
     def _train(self, state: TrainingState) -> None:
@@ -127,6 +132,8 @@ class Training:
             self._tell(state, parts, time.monotonic() - started_at)
 
     def _step(self, state: TrainingState) -> dict[str, float]:
+        if self.prepare_step is not None:
+            self.prepare_step(state.step)
         rate = learning_rate(self.recipe, state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
