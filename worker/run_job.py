@@ -22,7 +22,6 @@ from worker.model_source import ModelSources
 
 OUT_OF_MEMORY = "out_of_memory"
 STORAGE_FULL = "storage_full"
-CHECKPOINT_SECONDS = 15.0
 INTERNAL_ERROR = "internal_error"
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def create_services(settings: Settings, *, worker: str) -> Services:
                 files, zoo_folder=settings.zoo_folder, zoo_base_url=settings.zoo_base_url
             ),
             device=choose_device(settings.device),
-            checkpoint_seconds=CHECKPOINT_SECONDS,
+            checkpoint_seconds=settings.checkpoint_seconds,
         ),
         worker=worker,
         lease_seconds=settings.lease_seconds,

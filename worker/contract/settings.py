@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Time after which the job of a silent worker is given to another.",
     )
+    checkpoint_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        description="Least time between two states of a refinement that are kept for when its "
+        "worker dies; 0 keeps one after each step.",
+    )
     sweep_seconds: float = Field(
         default=1.0,
         gt=0,
