@@ -24,6 +24,7 @@ from api.routes import (
     keys,
     resumable,
     uploads,
+    webhooks,
     zoo,
 )
 from api.schemas import ProblemView
@@ -36,8 +37,24 @@ from worker.contract.key_store import KeyStore
 from worker.contract.partial_uploads import PartialUploads
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
+from worker.contract.webhook_store import WebhookStore
 
 FIRST_KEY_FILE = "first-key"
+
+# Of two routes that fit, the first one answers: HEAD of an upload is tus's.
+_ROUTES = (
+    convert,
+    resumable,
+    uploads,
+    jobs,
+    events,
+    job_control,
+    webhooks,
+    keys,
+    zoo,
+    health,
+    about,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +84,12 @@ def create_app(settings: Settings) -> FastAPI:
         partial_uploads=PartialUploads(engine, files, keep_seconds=settings.upload_seconds),
         watcher=JobWatcher(store),
         keys=KeyStore(engine),
+        webhooks=WebhookStore(engine),
     )
     if settings.require_keys:
         _make_first_key(app.state.service)
     add_problem_handlers(app)
-    for each in (convert, resumable, uploads, jobs, events, job_control, keys, zoo, health, about):
+    for each in _ROUTES:
         answer_head(each.router)
         app.include_router(each.router)
     # The last one is the outermost.

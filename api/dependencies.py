@@ -19,6 +19,7 @@ from worker.contract.key_store import KeyStore, Scope
 from worker.contract.partial_uploads import PartialUploads
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
+from worker.contract.webhook_store import WebhookStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Service:
     partial_uploads: PartialUploads
     watcher: JobWatcher
     keys: KeyStore
+    webhooks: WebhookStore
 
 
 def _service(request: Request) -> Service:

@@ -136,6 +136,14 @@ ERROR_CODES: dict[str, ErrorCode] = {
         remedy="send the file again with `POST /uploads`",
     ),
     "key_not_found": _answer(404, meaning="there is no such key", remedy="look at `GET /keys`"),
+    "webhook_not_found": _answer(
+        404, meaning="there is no such webhook", remedy="look at `GET /webhooks`"
+    ),
+    "delivery_not_found": _answer(
+        404,
+        meaning="the webhook has no such message",
+        remedy="look at `GET /webhooks/{id}/deliveries`",
+    ),
     "artifact_not_found": _answer(
         404, meaning="the job has no such file", remedy="choose one of its `artifacts`"
     ),
@@ -174,6 +182,15 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "chunk_checksum_mismatch": _answer(
         460, meaning="the piece is not what `Upload-Checksum` says", remedy="send the piece again"
+    ),
+    # Webhooks
+    "refused_address": _answer(
+        422,
+        meaning="the URL is none, or not at a public address",
+        remedy="send `https://host/path`; the operator may allow `MOMENTUM_WEBHOOK_NETWORKS`",
+    ),
+    "too_many_webhooks": _answer(
+        429, meaning="the tenant has as many webhooks as it may", remedy="delete one"
     ),
     # Room
     "too_many_jobs": _answer(

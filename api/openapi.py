@@ -23,6 +23,7 @@ _OF_PARAMETERS = {
     "job_id": "job_not_found",
     "upload_id": "upload_not_found",
     "key_id": "key_not_found",
+    "webhook_id": "webhook_not_found",
 }
 FILE_CODES = tuple(
     code

@@ -1,7 +1,8 @@
 """`python -m worker.relay`: tells the workers of new jobs, and finds jobs that were lost.
 
 It publishes what the outbox holds, queues jobs again whose worker fell silent, and repeats messages
-that the broker lost. Two relays do no harm: every effect is decided in the database.
+that the broker lost. Beside it, a thread tells webhooks what they are to be told. Two relays do no
+harm: every effect is decided in the database.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from worker.broker import create_celery_app
 from worker.contract.collector import Collector
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
+from worker.contract.job_store import JobStore
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 from worker.contract.outbox import Outbox
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
+from worker.contract.webhook_store import WebhookStore
+from worker.webhooks import WebhookSender
 
 POLL_SECONDS = 0.2
 """Time between two looks at the outbox."""
@@ -142,7 +146,11 @@ def main() -> None:
         sweep_seconds=settings.sweep_seconds,
         max_attempts=settings.max_attempts,
     )
+    sender = WebhookSender(WebhookStore(engine), JobStore(engine), networks=settings.networks)
+    sending = threading.Thread(target=sender.run, args=(stopped,), name="webhooks")
+    sending.start()
     relay.run(stopped)
+    sending.join()
 
 
 if __name__ == "__main__":

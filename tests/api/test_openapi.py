@@ -38,6 +38,11 @@ include-operation-id = "convert"
 expected-statuses = ["2xx", 400, 404, 409, 415, 422, 429]
 
 [[operations]]
+include-operation-id = "create_webhook"
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", 422, 429]
+
+[[operations]]
 include-operation-id = "append_to_upload"
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", 400, 404, 409, 413]

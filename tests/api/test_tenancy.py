@@ -37,12 +37,14 @@ def operations(client) -> list[tuple[str, str]]:
     ]
 
 
-def test_every_operation_with_anothers_id_is_as_if_it_were_unknown(tenants):
+def test_every_operation_with_anothers_id_is_as_if_it_were_unknown(tenants, application):
     client, owner, other = tenants
     job = client.post("/convert", json=ZOO, headers=owner).json()["id"]
     upload = client.post("/uploads", content=b"x", headers=owner).json()["id"]
-    theirs = {"job_id": job, "upload_id": upload, "name": "model.safetensors"}
-    unknown = {"job_id": UNKNOWN, "upload_id": UNKNOWN, "name": "model.safetensors"}
+    webhook = application.state.service.webhooks.create(tenant="a", url="u", kinds=["failed"])[0]
+    names = {"name": "model.safetensors", "delivery_id": "1"}
+    theirs = names | {"job_id": job, "upload_id": upload, "webhook_id": webhook.id}
+    unknown = names | dict.fromkeys(("job_id", "upload_id", "webhook_id"), UNKNOWN)
     found = operations(client)
     assert len(found) >= 10
     for method, path in found:
@@ -56,12 +58,17 @@ def test_every_operation_with_anothers_id_is_as_if_it_were_unknown(tenants):
     assert client.get(f"/uploads/{upload}", headers=owner).status_code == 200
 
 
-def test_an_operation_with_the_owners_id_is_not_unknown(tenants):
+def test_an_operation_with_the_owners_id_is_not_unknown(tenants, application):
     """Or else the test above would prove nothing."""
     client, owner, _ = tenants
     job = client.post("/convert", json=ZOO, headers=owner).json()["id"]
     upload = client.post("/uploads", content=b"x", headers=owner).json()["id"]
-    names = {"job_id": job, "upload_id": upload, "name": "x"}
+    webhooks = application.state.service.webhooks
+    webhook = webhooks.create(tenant="a", url="u", kinds=["cancelled"])[0].id
+    names = {"job_id": job, "upload_id": upload, "name": "x", "webhook_id": webhook}
+    client.post(f"/jobs/{job}/cancel", headers=owner)
+    [delivery] = webhooks.deliveries_of(webhook)
+    names["delivery_id"] = str(delivery.id)
     found = sorted(operations(client), key=lambda one: (one[0] == "DELETE", one[1]))
     for method, path in found:
         if path.endswith("/events"):

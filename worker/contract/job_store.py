@@ -34,6 +34,7 @@ from worker.contract.tables import (
     outbox,
     uploads,
 )
+from worker.contract.webhook_messages import note_messages
 
 MAX_EVENTS = 1000
 """Events in one page."""
@@ -385,6 +386,7 @@ def change_job(
                 data=dict(data or {}),
             )
         )
+        note_messages(connection, row.id, row.revision, kind)
     return row
 
 

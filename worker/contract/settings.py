@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
 from momentum_core.checkpoint import Limits
+from worker.contract.address_guard import Network
 
 
 class Settings(BaseSettings):
@@ -78,6 +80,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Free space of the data folder's disk below which no upload is accepted.",
     )
+    webhook_networks: list[str] = Field(
+        default=[],
+        description="Networks that webhooks may call although they are not public, as JSON: "
+        '`["10.1.0.0/16", "127.0.0.1"]`.',
+    )
     receive_seconds: float = Field(
         default=30.0,
         gt=0,
@@ -122,6 +129,18 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no limit {sorted(unknown)[0]}; docs/security.md lists them")
         Limits(**value)
         return value
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _check_networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            ip_network(network)
+        return value
+
+    @property
+    def networks(self) -> list[Network]:
+        """Networks that webhooks may call although they are not public."""
+        return [ip_network(network) for network in self.webhook_networks]
 
     @property
     def limits(self) -> Limits:

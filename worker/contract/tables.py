@@ -134,6 +134,40 @@ events = Table(
     Column("data", _JSON, nullable=False),
 )
 
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("kinds", _JSON, nullable=False),
+    # Messages are signed with it, so a digest would not do.
+    Column("secret", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("disabled_at", Double),
+    Index(None, "tenant", "created_at"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", _COUNTER, primary_key=True, autoincrement=True),
+    Column("webhook_id", _ID, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("event_number", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("status", Integer),
+    Column("problem", Text),
+    Column("created_at", Double, nullable=False),
+    Column("next_at", Double),
+    Column("finished_at", Double),
+    Index(None, "webhook_id", "id"),
+    Index(None, "job_id"),
+    Index(None, "state", "next_at"),
+)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -1,0 +1,142 @@
+"""Sends what webhooks are to be told, by the rules of Standard Webhooks (standardwebhooks.com)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.contract.address_guard import Network, RefusedAddressError, Target, check_url
+from worker.contract.job import Job
+from worker.contract.job_store import JobStore
+from worker.contract.webhook_store import SECRET_PREFIX, Due, WebhookStore
+
+POLL_SECONDS = 0.5
+SEND_SECONDS = 15.0
+"""That a receiver has to answer."""
+
+NUM_THREADS = 8
+"""Receivers that are called at once: a slow one holds up few others."""
+
+MAX_PROBLEM_CHARACTERS = 200
+
+logger = logging.getLogger(__name__)
+
+
+class WebhookSender:
+    """Takes messages that are due, and calls their receivers; several may work at once."""
+
+    def __init__(self, store: WebhookStore, jobs: JobStore, *, networks: Sequence[Network]) -> None:
+        """Use the record.
+
+        Args:
+            store: the messages.
+            jobs: what they are about.
+            networks: that may be called although they are not public.
+        """
+        self._store = store
+        self._jobs = jobs
+        self._networks = networks
+
+    def run(self, stopped: threading.Event) -> None:
+        """Work until `stopped` is set; what is being sent then is sent again by the next one."""
+        with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="webhook") as pool:
+            while not stopped.wait(POLL_SECONDS):
+                try:
+                    list(pool.map(self._send, self._store.take_due()))
+                except SQLAlchemyError as error:
+                    logger.warning("webhooks wait: the record does not answer (%s)", error)
+
+    def _send(self, due: Due) -> None:
+        """Call a receiver once, and record what it said."""
+        delivery, status, problem = due.delivery, None, None
+        try:
+            job = self._jobs.get(delivery.job_id, tenant=due.tenant)
+            status = _post(check_url(due.url, self._networks), due, job)
+            if not httpx.codes.is_success(status):
+                problem = f"the receiver answered {status}; 2xx is taken as received"
+        except LookupError:
+            problem = "the job was deleted"
+        except RefusedAddressError as error:
+            problem = str(error)
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            problem = f"the receiver could not be reached: {type(error).__name__}"
+        if status == HTTPStatus.GONE:
+            self._store.disable(delivery.webhook_id)
+        self._store.record(
+            delivery, status=status, problem=problem and problem[:MAX_PROBLEM_CHARACTERS]
+        )
+        if problem is not None:
+            logger.info("webhook %s: %s", delivery.webhook_id, problem)
+
+
+def message_of(due: Due, job: Job) -> dict[str, Any]:
+    """Return what a receiver is told: enough to know whether to ask for more."""
+    delivery = due.delivery
+    return {
+        "type": f"job.{delivery.kind}",
+        "timestamp": datetime.fromtimestamp(due.happened_at, UTC).isoformat(),
+        "data": {
+            "id": job.id,
+            "name": job.name,
+            "tags": job.request.get("tags", []),
+            "state": str(job.state),
+            "error": job.error and asdict(job.error),
+            "url": f"/jobs/{job.id}",
+        },
+    }
+
+
+def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the header `webhook-signature`.
+
+    Source:
+        Standard Webhooks 1.0: HMAC-SHA256 of `id.timestamp.body`, in base64.
+    """
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def _post(target: Target, due: Due, job: Job) -> int:
+    """Send a message to an address that was checked; return the answer's status."""
+    delivery, timestamp = due.delivery, int(time.time())
+    body = json.dumps(message_of(due, job), separators=(",", ":")).encode()
+    # The same at every attempt, so that a receiver knows a message that it has already.
+    message_id = f"{delivery.webhook_id}.{delivery.job_id}.{delivery.event_number}"
+    headers = {
+        "Host": target.url.netloc,
+        "Content-Type": "application/json",
+        "User-Agent": "momentum-zoo",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(due.secret, message_id, timestamp, body),
+    }
+    address = f"[{target.address}]" if ":" in target.address else target.address
+    url = target.url._replace(netloc=f"{address}:{target.port}", fragment="").geturl()
+    # No proxy of the environment: it would look up the name once more. No redirect either.
+    with (
+        httpx.Client(timeout=SEND_SECONDS, follow_redirects=False, trust_env=False) as client,
+        client.stream(
+            "POST",
+            url,
+            content=body,
+            headers=headers,
+            # The certificate is for the name, not the address.
+            extensions={"sni_hostname": target.host},
+        ) as answer,
+    ):
+        return answer.status_code  # whatever it says besides is of no interest
