@@ -23,6 +23,8 @@ from worker.contract.zoo import find_zoo_entry
 MIN_TRAINING_IMAGES = 3
 """At least one is held back, and a step takes two."""
 
+MIN_CLASSES = 2
+
 LARGE_SIDE = 64
 """Networks for images of at least this side are trained on the centre of larger ones."""
 
@@ -82,14 +84,15 @@ def submit(
             entry.architecture, entry.num_classes, request.preprocessing or entry.preprocessing
         )
     _check_preprocessing(network)
-    _check_gamma(request, has_data=has_data)
+    _check_needs(request, has_data=has_data)
     if data is not None:
         canonical = data.with_name("canonical.npz")
         channels, side = input_shape(network.architecture)
         data_facts = inspect_dataset(
             data,
             canonical,
-            num_classes=network.num_classes,
+            # Fine-tuning takes the classes of the data.
+            num_classes=None if request.task == "finetune" else network.num_classes,
             image_side=side,
             # As torchvision does: 256 before 224. Images for small networks come as they are.
             resize_side=side * 8 // 7 if side >= LARGE_SIDE else side,
@@ -148,13 +151,20 @@ def _check_preprocessing(network: _Network) -> None:
         )
 
 
-def _check_gamma(request: ConvertRequest, *, has_data: bool) -> None:
+def _check_needs(request: ConvertRequest, *, has_data: bool) -> None:
     if request.conversion.gamma == "auto" and not has_data:
         raise Problem(
             422,
             "invalid_option",
             "gamma 'auto' is chosen by comparing answers to images, and there are none; send some "
             "as the part 'data', or give a number",
+        )
+    if request.task == "finetune" and not has_data:
+        raise Problem(
+            422,
+            "invalid_option",
+            "task 'finetune' learns the classes of images, and there are none; send some as the "
+            "part 'data', in class folders or as an .npz",
         )
 
 
@@ -175,12 +185,19 @@ def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest)
             f"the images have {facts.image_shape[2]} channels, {network.architecture} takes "
             f"{channels}; convert them",
         )
-    if request.refinement is not None and facts.num_train < MIN_TRAINING_IMAGES:
+    is_trained = request.task == "finetune" or request.refinement is not None
+    if is_trained and facts.num_train < MIN_TRAINING_IMAGES:
         raise Problem(
             422,
             "invalid_data",
-            f"there are {facts.num_train} training images, refinement needs at least "
+            f"there are {facts.num_train} training images, training needs at least "
             f"{MIN_TRAINING_IMAGES}; send more, or set refinement to null",
+        )
+    if request.task == "finetune" and facts.num_classes < MIN_CLASSES:
+        raise Problem(
+            422,
+            "invalid_data",
+            "all images are of one class, fine-tuning needs two; send images of another one",
         )
 
 

@@ -17,6 +17,7 @@ from worker.active_job import ActiveJob
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact, Job, Stage, Upload
 from worker.contract.request import ConvertRequest
+from worker.finetuning import FinetuningWork
 from worker.model_source import LoadedSource, ModelSources
 from worker.packaging import package_bundle, package_weights, store_artifacts
 from worker.refining import Recovery
@@ -91,6 +92,14 @@ def convert_for_job(
         )
         enter(Stage.CONVERTING)
         momentum = convert(original, plan=plan)
+        checkpoints = Checkpoints(
+            workplace.files.unfinished_path(job.id), every_seconds=workplace.checkpoint_seconds
+        )
+        accuracy, refinement, finetuned = None, None, None
+        if request.task == "finetune":
+            finetuned = FinetuningWork(request, source, checkpoints, enter, active).run(momentum)
+            source, accuracy = finetuned.source, finetuned.accuracy
+            original, momentum = source.model, finetuned.momentum
         enter(Stage.MEASURING)
         images, labels = _measured_batch(request, source, workplace.device)
         memory_before, memory_after = measure_side_by_side(
@@ -100,29 +109,26 @@ def convert_for_job(
             repeats=request.measurement.repeats,
             on_round=lambda done: active.advance(done / request.measurement.repeats),
         )
-        accuracy, refinement = None, None
-        if source.dataset is not None:
+        if finetuned is None and source.dataset is not None:
             assert source.preprocessing is not None, "the API lets no data pass without it"
-            checkpoints = Checkpoints(
-                workplace.files.unfinished_path(job.id), every_seconds=workplace.checkpoint_seconds
-            )
             recovery = Recovery(
                 request, source.dataset, source.preprocessing, checkpoints, enter, active
             )
             recovered = recovery.run(original, momentum)
-            momentum, plan = recovered.momentum, plan_of(recovered.momentum)
+            momentum = recovered.momentum
             accuracy, refinement = recovered.accuracy, recovered.refinement
         enter(Stage.PACKAGING)
         difference = package_weights(folder, momentum, source, images, accuracy)
         clock.enter(None)
         findings = Findings(
             source=source,
-            plan=plan,
+            plan=plan_of(momentum),
             images=images,
             memory_before=memory_before,
             memory_after=memory_after,
             accuracy=accuracy,
             refinement=refinement,
+            finetuning=None if finetuned is None else finetuned.to_json(request),
             max_logit_difference=difference,
             seconds=clock.seconds,
         )

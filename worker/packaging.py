@@ -183,7 +183,8 @@ def _save_logits(path: Path, accuracy: Accuracy) -> None:
     }
     row_bytes = 4 * accuracy.refined.logits.shape[1] * len(evaluations)
     kept = max(1, MAX_EVALUATION_BYTES // row_bytes)
-    save_file({name: one.logits[:kept].contiguous() for name, one in evaluations.items()}, path)
+    logits = {name: one.logits for name, one in evaluations.items() if one is not None}
+    save_file({name: one[:kept].contiguous() for name, one in logits.items()}, path)
 
 
 def _zip(folder: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from torch import nn
 
@@ -23,6 +23,9 @@ from worker.active_job import ActiveJob
 from worker.contract.job import Stage
 from worker.contract.request import ConvertRequest
 from worker.report import Accuracy
+
+Enter = Callable[[Stage], None]
+"""Told of each stage as it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,7 @@ class Recovery:
     checkpoints: Checkpoints
     """Where an earlier attempt at the job left its state, and this one does."""
 
-    enter: Callable[[Stage], None]
-    """Told of each stage."""
-
+    enter: Enter
     active: ActiveJob
 
     def run(self, original: nn.Module, momentum: nn.Module) -> Recovered:
@@ -107,16 +108,4 @@ class Recovery:
         )
 
     def _tell(self, progress: StepProgress) -> None:
-        self.active.advance(
-            progress.step / progress.max_steps,
-            step=progress.step,
-            max_steps=progress.max_steps,
-            epoch=progress.epoch,
-            loss=progress.loss,
-            loss_parts=progress.loss_parts,
-            learning_rate=progress.learning_rate,
-            images_per_second=progress.images_per_second,
-            eta_seconds=progress.eta_seconds,
-            metric_percent=progress.metric_percent,
-            target_percent=progress.target_percent,
-        )
+        self.active.advance(progress.step / progress.max_steps, **asdict(progress))

@@ -34,8 +34,8 @@ class Accuracy:
     """The three models on the test images."""
 
     original: Evaluation
-    converted: Evaluation
-    """Before any training step."""
+    converted: Evaluation | None
+    """Before any training step; None after fine-tuning, when the head was still random."""
     refined: Evaluation
 
 
@@ -51,6 +51,8 @@ class Findings:
     memory_after: StepMeasurement
     accuracy: Accuracy | None
     refinement: RefinementResult | None
+    finetuning: dict[str, Any] | None
+    """How fine-tuning went, where that was asked for."""
     max_logit_difference: float
     """Between the refined model and its saved form, loaded again."""
     seconds: dict[str, float]
@@ -69,6 +71,7 @@ def make_report(job: Job, findings: Findings) -> dict[str, Any]:
         "memory": _memory(findings),
         "accuracy": findings.accuracy and _accuracy(findings.accuracy),
         "refinement": findings.refinement and asdict(findings.refinement),
+        "finetuning": findings.finetuning,
         "verification": {
             "max_logit_difference": findings.max_logit_difference,
             "explanation": "largest difference between the logits of the model in the worker and "
@@ -93,11 +96,14 @@ def summarise(report: dict[str, Any]) -> dict[str, Any]:
         "step_time_ratio": memory["ratios"]["seconds"],
         "top1_percent": accuracy
         and {
-            model: accuracy[model]["top1_percent"] for model in ("original", "converted", "refined")
+            model: accuracy[model]["top1_percent"]
+            for model in ("original", "converted", "refined")
+            if model in accuracy
         },
         "num_test_images": accuracy and accuracy["num_images"],
         "refinement": report["refinement"]
         and {name: report["refinement"][name] for name in _SHOWN},
+        "largest_batch": report["finetuning"] and report["finetuning"]["largest_batch"],
     }
 
 
@@ -124,11 +130,13 @@ def _memory(findings: Findings) -> dict[str, Any]:
 
 
 def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
-    return {
-        "num_images": accuracy.original.num_images,
-        "original": _of(accuracy.original, accuracy.original),
-        "converted": _of(accuracy.converted, accuracy.original),
-        "refined": _of(accuracy.refined, accuracy.original),
+    models = {
+        "original": accuracy.original,
+        "converted": accuracy.converted,
+        "refined": accuracy.refined,
+    }
+    return {"num_images": accuracy.original.num_images} | {
+        name: _of(one, accuracy.original) for name, one in models.items() if one is not None
     }
 
 

@@ -53,6 +53,10 @@ class Checkpoints:
         self._every_seconds = every_seconds
         self._written_at = -float("inf")
 
+    def below(self, name: str) -> Checkpoints:
+        """Return the place of one of several trainings, in a folder of this one."""
+        return Checkpoints(self._folder / name, every_seconds=self._every_seconds)
+
     @property
     def is_due(self) -> bool:
         """Whether it is time for another state."""

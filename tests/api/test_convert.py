@@ -210,3 +210,21 @@ def test_gamma_is_chosen_where_there_are_images_to_choose_by(client):
     assert post(client, honest_legacy(), images(), auto).status_code == 202
     shipped = {"source": {"zoo": "digits_resnet26"}, "conversion": {"gamma": "auto"}}
     assert client.post("/convert", json=shipped).status_code == 202
+
+
+def test_fine_tuning_takes_the_classes_of_the_data(client):
+    tuned = DEFAULT_REQUEST | {"task": "finetune"}
+    assert "there are none" in problem_of(
+        post(client, honest_legacy(), request=tuned), 422, "invalid_option"
+    )
+    many = images(label=99)
+    assert "10 classes" in problem_of(
+        post(client, honest_legacy(), many, DEFAULT_REQUEST), 422, "invalid_data"
+    )
+    assert post(client, honest_legacy(), many, tuned).status_code == 202
+    for data, words in (
+        (images(label=0), "all images are of one class"),
+        (images(num_train=1), "there are 1 training images"),
+    ):
+        answer = post(client, honest_legacy(), data, tuned)
+        assert words in problem_of(answer, 422, "invalid_data")

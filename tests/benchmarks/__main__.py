@@ -7,12 +7,15 @@ import sys
 
 import torch
 
-from tests.benchmarks import core, fidelity, memory
+from tests.benchmarks import core, fidelity, finetune, memory, refine, resumption
 from tests.benchmarks.claims import Part
 
 PARTS: dict[str, Part] = {
     "core": core.run,
     "fidelity": fidelity.run,
+    "refine": refine.run,
+    "finetune": finetune.run,
+    "resumption": resumption.run,
     "memory": memory.run,
     "peaks": memory.run_peaks,
 }

