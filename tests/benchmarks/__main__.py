@@ -7,10 +7,11 @@ import sys
 
 import torch
 
-from tests.benchmarks import core, fidelity, finetune, memory, refine, resumption
+from tests.benchmarks import agreement, core, fidelity, finetune, memory, refine, resumption
 from tests.benchmarks.claims import Part
 
 PARTS: dict[str, Part] = {
+    "agreement": agreement.run,
     "core": core.run,
     "fidelity": fidelity.run,
     "refine": refine.run,
@@ -19,7 +20,7 @@ PARTS: dict[str, Part] = {
     "memory": memory.run,
     "peaks": memory.run_peaks,
 }
-DEFAULT = ("core", "fidelity", "memory")  # which includes the peaks
+DEFAULT = ("agreement", "core", "fidelity", "memory")  # which includes the peaks
 
 
 def main(names: list[str]) -> int:

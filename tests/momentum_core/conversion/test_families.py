@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torchvision import models
 
 from momentum_core import ConversionConfig, convert
 from momentum_core.conversion import plan_of, restore
 from momentum_core.reversible import MomentumStack
+from tests.awake_networks import differences, first_output, wake
 
 IDS = torch.randint(5, 50, (2, 10), generator=torch.Generator().manual_seed(1))
 MASK = torch.ones(2, 10, dtype=torch.long)
@@ -201,37 +201,11 @@ MEMBERS = [
 
 
 def built(member: Member) -> nn.Module:
-    """Build a member whose residual functions all matter: no zero heads, no tiny layer scales."""
+    """Build a member whose residual functions all matter."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = member.build()
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            is_scale = "scale" in name or "gamma" in name or "lambda" in name
-            if is_scale or not parameter.any():
-                parameter.copy_(0.3 + 0.1 * torch.rand(parameter.shape, generator=generator))
-    _estimate_statistics(model, member.example, generator)
-    return model.eval()
-
-
-def _estimate_statistics(model: nn.Module, example: Any, generator: torch.Generator) -> None:
-    """Give batch norms statistics of what they see: with others, activations die out."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    if norms:
-        for norm in norms:
-            norm.momentum = None
-        with torch.no_grad():
-            model.train()(torch.randn(16, *example.shape[1:], generator=generator))
-        for norm in norms:
-            norm.momentum = 0.1
-
-
-def called(model: nn.Module, example: Any) -> Tensor:
-    """Return the first tensor of the model's output."""
-    output = model(**example) if isinstance(example, dict) else model(example)
-    return next(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor))
+        return wake(member.build(), member.example)
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=str)
@@ -244,15 +218,10 @@ def test_a_family_is_converted_exactly_and_restored(member: Member):
     assert len(plan_of(converted).runs) == member.num_runs
 
     # Near the original at small gamma, and nearer in proportion.
-    with torch.no_grad():
-        original = called(model, member.example)
-        errors = []
-        for gamma in (1 / 1024, 1 / 256):
-            plan = plan_of(converted).with_config(ConversionConfig(gamma=gamma))
-            logits = called(convert(model, plan=plan), member.example)
-            errors.append(float((logits - original).norm() / original.norm()))
-    assert errors[0] < 0.02
-    assert 2.5 < errors[1] / errors[0] < 6
+    found = differences(model, plan_of(converted), member.example, (1 / 256, 1 / 1024, 1 / 4096))
+    assert found[1] < 0.02
+    assert 2.5 < found[0] / found[1] < 6
+    assert 3.5 < found[1] / found[2] < 4.6
 
     # A training step gives the gradients of stored activations, bit for bit.
     converted.train()
@@ -262,7 +231,7 @@ def test_a_family_is_converted_exactly_and_restored(member: Member):
             module.backward_mode = "stored"
     for network in (converted, stored):
         torch.manual_seed(3)
-        called(network, member.example).float().square().mean().backward()
+        first_output(network, member.example).float().square().mean().backward()
     for (name, one), (_, other) in zip(
         converted.named_parameters(), stored.named_parameters(), strict=True
     ):
