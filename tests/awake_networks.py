@@ -22,9 +22,13 @@ def wake(model: nn.Module, example: Any) -> nn.Module:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            is_scale = "scale" in name or "gamma" in name or "lambda" in name
-            if is_scale or not parameter.any():
+            is_scale = any(word in name for word in ("scale", "gamma", "lambda"))
+            is_zero_norm = parameter.dim() == 1 and "weight" in name and not parameter.any()
+            if is_scale or is_zero_norm:
                 parameter.copy_(0.3 + 0.1 * torch.rand(parameter.shape, generator=generator))
+            elif parameter.dim() > 1 and not parameter.any():
+                std = parameter[0].numel() ** -0.5
+                parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
     _estimate_statistics(model, example, generator)
     return model.eval()
 

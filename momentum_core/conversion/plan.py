@@ -232,7 +232,7 @@ def plan_conversion(
 
     if not config.plan_memory:
         return with_strategies(plan, config.strategies)
-    return plan_memory(plan, model, example_input, segments, config)
+    return plan_memory(plan, model, example_input, found.runs, segments, config)
 
 
 def plan_of(converted: nn.Module) -> ConversionPlan:

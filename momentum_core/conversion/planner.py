@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,17 @@ from momentum_core.conversion.memory_plan import (
 )
 from momentum_core.conversion.plan import ConversionPlan, PlannedRun
 from momentum_core.conversion.runs import Chain
-from momentum_core.conversion.trace import ExampleInput
+from momentum_core.conversion.stand_ins import CalledBlock
+from momentum_core.conversion.trace import ExampleInput, ModuleCall, TensorKind
 from momentum_core.errors import DataError
 from momentum_core.memory import predict_training_step
 from momentum_core.memory.part import PartProfile, profile_part
 from momentum_core.memory.prediction import new_mode, without_memory
 from momentum_core.reversible import MomentumStack, Recomputed
 from momentum_core.reversible.store_plan import plan_store
+
+_Further = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a block besides its input."""
 
 _PROFILED_BLOCKS = 3
 """A first, a last and one between: what further blocks of a run hold is known by then."""
@@ -39,6 +44,7 @@ def plan_memory(
     plan: ConversionPlan,
     model: nn.Module,
     example_input: ExampleInput,
+    runs: Sequence[Chain],
     segments: Sequence[Chain],
     config: ConversionConfig,
 ) -> ConversionPlan:
@@ -51,6 +57,7 @@ def plan_memory(
         plan: what becomes a run.
         model: the original.
         example_input: what it takes; its batch is the one that is predicted.
+        runs: the calls of the plan's runs, in its order.
         segments: what is recomputed outside the runs.
         config: limits and decisions of the caller.
 
@@ -58,7 +65,7 @@ def plan_memory(
         ConfigError: the caller's decisions cannot be carried out.
     """
     try:
-        parts = _parts(plan, model, segments, config.strategies)
+        parts = _parts(plan, model, runs, segments)
         chosen, slowdown = choose_strategies(
             parts, max_slowdown=config.max_slowdown, fixed=config.strategies
         )
@@ -102,8 +109,8 @@ def with_strategies(plan: ConversionPlan, strategies: Mapping[str, Strategy]) ->
 def _parts(
     plan: ConversionPlan,
     model: nn.Module,
+    runs: Sequence[Chain],
     segments: Sequence[Chain],
-    fixed: Mapping[str, Strategy],
 ) -> tuple[PartChoices, ...]:
     """Return runs and segments in the order of the forward pass, profiled."""
     mode = new_mode()
@@ -113,8 +120,9 @@ def _parts(
     found: list[tuple[int, PartChoices]] = []
     first = min([*entered.values(), *(run.entered for run in plan.runs)], default=0)
     try:
-        for run in plan.runs:
-            found.append((run.entered, _run_choices(mode, run, plan, model, dtype, fixed)))
+        for run, chain in zip(plan.runs, runs, strict=True):
+            further = _further_arguments(mode, run, chain[0])
+            found.append((run.entered, _run_choices(mode, run, plan, model, dtype, further)))
         for chain in segments:
             names = tuple(call.name for call in chain)
             shape = shapes[names[0]]
@@ -130,49 +138,64 @@ def _parts(
     return tuple(choices for _, choices in sorted(found, key=lambda item: item[0]))
 
 
+def _further_arguments(mode: FakeTensorMode, run: PlannedRun, call: ModuleCall) -> _Further:
+    """Return what the run's blocks take besides their input, as the example has it."""
+
+    def made(kind: TensorKind) -> Tensor:
+        # Whole numbers may be places in a table: zeros are in every table.
+        return torch.zeros(kind.shape, dtype=kind.dtype)
+
+    with torch.device("cpu"), mode:
+        given, named = pytree.tree_map_only(TensorKind, made, call.given)
+    _, args, kwargs = run.pattern.take(given, named)
+    return args, kwargs
+
+
 def _run_choices(
     mode: FakeTensorMode,
     run: PlannedRun,
     plan: ConversionPlan,
     model: nn.Module,
     dtype: torch.dtype,
-    fixed: Mapping[str, Strategy],
+    further: _Further,
 ) -> PartChoices:
     num_blocks = len(run.blocks)
-    if not run.takes_input_only:
-        # Its further arguments are known by shape alone: nothing can be compared, nor chosen.
-        state = _state_bytes(run)
-        only = {fixed.get(run.name, "reverse"): PartProfile(state, state, state)}
-        return PartChoices(run.name, 0.0, only)
     count = min(num_blocks, _PROFILED_BLOCKS)
     blocks = [model.get_submodule(name) for name in run.blocks[:count]]
+    called = blocks if run.pattern.is_plain else [CalledBlock(one, run.pattern) for one in blocks]
     stack = without_memory(
-        MomentumStack(blocks, gamma=run.gamma, scheme=plan.scheme, name=run.name), mode
+        MomentumStack(called, gamma=run.gamma, scheme=plan.scheme, name=run.name), mode
     ).train()
+    args, kwargs = further
+    given = [leaf for leaf in pytree.tree_leaves(further) if isinstance(leaf, Tensor)]
     profiles: dict[Strategy, PartProfile] = {}
     for strategy in ("reverse", "recompute", "store"):
         stack.backward_mode = BACKWARD[strategy]
         profiles[strategy] = profile_part(
-            mode, stack, stack, run.shape, dtype, input_needs_grad=True
+            mode,
+            stack,
+            lambda x: cast(Tensor, stack(x, *args, **kwargs)),
+            run.shape,
+            dtype,
+            input_needs_grad=True,
+            given=given,
         )
     position = math.prod(run.shape) * dtype.itemsize
-    further = num_blocks - count
-    stored = (profiles["store"].held // count) * further
+    more = num_blocks - count
+    stored = (profiles["store"].held // count) * more
     # A store grows in whole bytes, at its own pace.
     reverse = profiles["reverse"].plus(_store_bytes(run, num_blocks) - _store_bytes(run, count))
-    # Its input stays until it was run again and reversed; so does the gradient of its output.
-    again = max(reverse.forward, reverse.backward) + 2 * position
-    cost = _operations(mode, stack.blocks[0], run.shape, dtype) * num_blocks
-    return PartChoices(
-        run.name,
-        cost,
-        {
-            "reverse": reverse,
-            "recompute": profiles["recompute"].plus(further * position),
-            "recompute_whole": PartProfile(position, reverse.forward, again),
-            "store": profiles["store"].plus(stored),
-        },
-    )
+    choices: dict[Strategy, PartProfile] = {
+        "reverse": reverse,
+        "recompute": profiles["recompute"].plus(more * position),
+    }
+    if run.takes_input_only:
+        # Its input stays until it was run again and reversed; so does the gradient of its output.
+        again = max(reverse.forward, reverse.backward) + 2 * position
+        choices["recompute_whole"] = PartProfile(position, reverse.forward, again)
+    choices["store"] = profiles["store"].plus(stored)
+    cost = _operations(mode, stack.blocks[0], run.shape, dtype, further) * num_blocks
+    return PartChoices(run.name, cost, choices)
 
 
 def _segment_choices(
@@ -197,19 +220,18 @@ def _segment_choices(
 
 
 def _operations(
-    mode: FakeTensorMode, module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype
+    mode: FakeTensorMode,
+    module: nn.Module,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    further: _Further = ((), {}),
 ) -> float:
     """Return the operations of one forward pass, at least one for each number of the input."""
     with torch.device("cpu"), mode, torch.no_grad():
         x = torch.empty(shape, dtype=dtype)
         with FlopCounterMode(display=False) as counter:
-            module(x)
+            module(x, *further[0], **further[1])
     return float(counter.get_total_flops() + x.numel())
-
-
-def _state_bytes(run: PlannedRun) -> int:
-    num_elements = run.num_elements * run.shape[0]
-    return 8 * num_elements + _store_bytes(run, len(run.blocks))
 
 
 def _store_bytes(run: PlannedRun, num_blocks: int) -> int:

@@ -47,6 +47,14 @@ class Argument:
         return place
 
 
+@dataclass(frozen=True, slots=True)
+class TensorKind:
+    """Stands for a tensor of which only this matters."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 @dataclass(slots=True, eq=False)
 class ModuleCall:
     """One call of one module."""
@@ -57,6 +65,8 @@ class ModuleCall:
     arguments: tuple[Argument, ...]
     entered: int
     left: int = 0
+    given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    """Its positional and keyword arguments, with kinds in place of tensors."""
     shapes: tuple[tuple[int, ...] | None, ...] = ()
     """Shapes of the tensors among `arguments`, None for the rest."""
     output: Any = None
@@ -201,7 +211,11 @@ class _Recorder:
         ]
         parent = self._open[-1][0] if self._open else None
         call = ModuleCall(name, module, parent, arguments, entered=self.provenance.time)
-        call.shapes = tuple(_shape(leaf) for _, leaf in leaves)
+        call.given = pytree.tree_map_only(
+            Tensor, lambda one: TensorKind(tuple(one.shape), one.dtype), (args, kwargs)
+        )
+        kinds = pytree.tree_leaves(call.given)
+        call.shapes = tuple(one.shape if isinstance(one, TensorKind) else None for one in kinds)
         self._open.append((call, given))
 
     def _leave(self, output: Any) -> None:
@@ -285,7 +299,3 @@ def _failed(
         "forward takes, on its device",
         code="not_traceable",
     )
-
-
-def _shape(leaf: Any) -> tuple[int, ...] | None:
-    return tuple(leaf.shape) if isinstance(leaf, Tensor) else None

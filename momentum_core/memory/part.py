@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # ruff: noqa: ARG004 - autograd fixes the arguments of `forward` and `backward`.
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ def profile_part(
     dtype: torch.dtype,
     *,
     input_needs_grad: bool,
+    given: Sequence[Tensor] = (),
 ) -> PartProfile:
     """Return what the forward and the backward pass of `run` hold.
 
@@ -52,13 +53,14 @@ def profile_part(
         shape: of its input.
         dtype: of its input.
         input_needs_grad: whether the gradient of the input is computed, too.
+        given: tensors that `run` uses and others hold, made in `mode`; they are not counted.
     """
     with torch.device("cpu"), mode:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-        known = [*module.parameters(), *module.buffers(), *gradients]
+        known = [*module.parameters(), *module.buffers(), *gradients, *given]
         with MemoryTracker(known) as tracker:
             anchor = torch.zeros((), requires_grad=input_needs_grad)
             x = _Source.apply(anchor, shape, dtype)
