@@ -31,10 +31,8 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 def list_jobs(
     service: ServiceDependency,
     tenant: TenantDependency,
-    state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
-    tag: Annotated[
-        list[str] | None, Query(max_length=MAX_TAGS, description="Every one of these.")
-    ] = None,
+    state: Annotated[list[JobState], Query(description="One of these.")] = [],  # noqa: B006
+    tag: Annotated[list[str], Query(max_length=MAX_TAGS, description="Every one of these.")] = [],  # noqa: B006
     text: Annotated[
         str | None,
         Query(
@@ -51,8 +49,8 @@ def list_jobs(
     """Return a page of jobs, the newest first; `next_cursor` leads to the next one."""
     found = service.store.find(
         tenant=tenant,
-        states=state or (),
-        tags=tag or (),
+        states=state,
+        tags=tag,
         text=text,
         before=None if cursor is None else read_cursor(cursor),
         limit=limit + 1,  # one more tells whether there is a next page

@@ -20,6 +20,7 @@ from worker.contract.settings import Settings
 
 METHODS = {"get", "post", "put", "patch", "delete", "head", "options"}
 NUM_EXAMPLES = 25
+SEED = 1
 
 HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
 # No schema says what a file must hold, or that two fields have to fit.
@@ -119,7 +120,15 @@ def test_schemathesis_finds_nothing(tmp_path, broker_url, finish):
         config = tmp_path / "schemathesis.toml"
         config.write_text(CONFIGURATION.format(job=job, hooks=HOOKS))
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "run"]
-        options = ["--checks", "all", "--max-examples", str(NUM_EXAMPLES), "--no-color"]
+        options = [
+            "--seed",
+            str(SEED),
+            "--checks",
+            "all",
+            "--max-examples",
+            str(NUM_EXAMPLES),
+            "--no-color",
+        ]
         url = f"{client.base_url}/openapi.json"
         result = subprocess.run(
             [*command, *options, "--header", f"Authorization:{headers['Authorization']}", url],
