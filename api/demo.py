@@ -121,8 +121,7 @@ def _show(report: dict[str, Any]) -> None:
         f"top-1 of {accuracy['num_images']} test images",
         *(
             f"{accuracy[model]['top1_percent']:.2f} %"
-            for model in accuracy
-            if model != "num_images"
+            for model in ("original", "converted", "refined")
         ),
     )
     for label, name in (("activation memory", "activation_bytes"), ("peak memory", "peak_bytes")):

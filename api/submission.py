@@ -75,16 +75,25 @@ def submit(
         )
         network = _Network(facts.architecture, facts.num_classes, request.preprocessing)
         accepted["checkpoint"] = canonical, facts
-        has_data = data is not None
+        ships_data = False
     else:
         assert request.zoo_name is not None, "checked above"
         entry = find_zoo_entry(request.zoo_name)
-        has_data = data is not None or entry.data_file is not None
+        ships_data = entry.data_file is not None
         network = _Network(
             entry.architecture, entry.num_classes, request.preprocessing or entry.preprocessing
         )
     _check_preprocessing(network)
-    _check_needs(request, has_data=has_data)
+    if request.num_synthetic and data is not None:
+        raise Problem(
+            422,
+            "ambiguous_source",
+            "data were sent, and synthetic images asked for; leave one of them out",
+        )
+    has_images = data is not None or ships_data or request.num_synthetic > 0
+    _check_needs(request, has_images=has_images)
+    if request.num_synthetic:
+        _check_has_preprocessing(network)
     if data is not None:
         canonical = data.with_name("canonical.npz")
         channels, side = input_shape(network.architecture)
@@ -92,7 +101,7 @@ def submit(
             data,
             canonical,
             # Fine-tuning takes the classes of the data.
-            num_classes=None if request.task == "finetune" else network.num_classes,
+            num_classes=network.num_classes if _keeps_classes(request) else None,
             image_side=side,
             # As torchvision does: 256 before 224. Images for small networks come as they are.
             resize_side=side * 8 // 7 if side >= LARGE_SIDE else side,
@@ -112,6 +121,11 @@ def submit(
         data=uploads.get("dataset"),
         key=key,
     )
+
+
+def _keeps_classes(request: ConvertRequest) -> bool:
+    """Whether labels must be those of the network's outputs."""
+    return request.task == "convert" and request.uses_labels
 
 
 def _check_source(request: ConvertRequest, *, has_checkpoint: bool) -> None:
@@ -151,32 +165,48 @@ def _check_preprocessing(network: _Network) -> None:
         )
 
 
-def _check_needs(request: ConvertRequest, *, has_data: bool) -> None:
-    if request.conversion.gamma == "auto" and not has_data:
+def _check_needs(request: ConvertRequest, *, has_images: bool) -> None:
+    if request.conversion.gamma == "auto" and not has_images:
         raise Problem(
             422,
             "invalid_option",
             "gamma 'auto' is chosen by comparing answers to images, and there are none; send some "
             "as the part 'data', or give a number",
         )
-    if request.task == "finetune" and not has_data:
+    if request.task == "finetune" and not (has_images and request.uses_labels):
         raise Problem(
             422,
             "invalid_option",
-            "task 'finetune' learns the classes of images, and there are none; send some as the "
-            "part 'data', in class folders or as an .npz",
+            "task 'finetune' learns the classes of images, and there are none; send some with "
+            "labels as the part 'data', in class folders or as an .npz",
         )
+    goal = request.refinement.goal if request.refinement is not None else None
+    if has_images and goal is not None and goal.metric == "top1" and not request.uses_labels:
+        raise _no_labels()
 
 
-def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest) -> None:
+def _check_has_preprocessing(network: _Network) -> None:
     if network.preprocessing is None:
         raise Problem(
             422,
             "missing_preprocessing",
-            "data were sent, but not how its pixels become the network's input; add to the "
-            'request "preprocessing": {"mean": [...], "std": [...]} as in training, for pixels '
-            "in 0..1",
+            "there are images, but it is not said how their pixels become the network's input; add "
+            'to the request "preprocessing": {"mean": [...], "std": [...]} as in training, for '
+            "pixels in 0..1",
         )
+
+
+def _no_labels() -> Problem:
+    return Problem(
+        422,
+        "invalid_option",
+        "refinement.goal.metric is 'top1', but there are no labels to count right answers with; "
+        "send labels, or take 'agreement', which compares with the original's answers",
+    )
+
+
+def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest) -> None:
+    _check_has_preprocessing(network)
     channels, _ = input_shape(network.architecture)
     if facts.image_shape[2] != channels:
         raise Problem(
@@ -193,11 +223,15 @@ def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest)
             f"there are {facts.num_train} training images, training needs at least "
             f"{MIN_TRAINING_IMAGES}; send more, or set refinement to null",
         )
+    goal = request.refinement.goal if request.refinement is not None else None
+    if goal is not None and goal.metric == "top1" and facts.num_classes == 0:
+        raise _no_labels()
     if request.task == "finetune" and facts.num_classes < MIN_CLASSES:
         raise Problem(
             422,
             "invalid_data",
-            "all images are of one class, fine-tuning needs two; send images of another one",
+            "fine-tuning needs labelled images of two classes, these are of "
+            f"{facts.num_classes or 'none'}; send others",
         )
 
 

@@ -112,7 +112,13 @@ def convert_for_job(
         if finetuned is None and source.dataset is not None:
             assert source.preprocessing is not None, "the API lets no data pass without it"
             recovery = Recovery(
-                request, source.dataset, source.preprocessing, checkpoints, enter, active
+                request,
+                source.dataset,
+                source.is_synthetic,
+                source.preprocessing,
+                checkpoints,
+                enter,
+                active,
             )
             recovered = recovery.run(original, momentum)
             momentum = recovered.momentum

@@ -80,8 +80,9 @@ class FinetuningWork:
             DataError: there are no labelled images, or they cannot be trained with.
         """
         dataset, preprocessing = self.source.dataset, self.source.preprocessing
-        if dataset is None or preprocessing is None:
+        if dataset is None or dataset.y_train is None or preprocessing is None:
             raise DataError("fine-tuning needs images with labels, and there are none; send some")
+        assert dataset.y_test is not None, "a file has all labels or none"
         num_classes = 1 + int(max(dataset.y_train.max(), dataset.y_test.max()))
         self.enter(Stage.REFINING)
         done = finetune(

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from momentum_core.architectures import build
-from momentum_core.checkpoint import CheckpointFacts, Dataset, read_dataset
+from momentum_core.checkpoint import CheckpointFacts, Dataset, input_shape, read_dataset
 from momentum_core.config import Preprocessing
 from momentum_core.errors import CheckpointError
+from momentum_core.refinement import synthetic_images
 from worker.contract.file_store import FileStore
 from worker.contract.intake import inspect_checkpoint
 from worker.contract.job import Upload
@@ -34,6 +35,8 @@ class LoadedSource:
     facts: CheckpointFacts
     zoo_entry: ZooEntry | None
     dataset: Dataset | None
+    is_synthetic: bool
+    """Whether the images of the data set are made up."""
     preprocessing: Preprocessing | None
 
     def to_json(self) -> dict[str, Any]:
@@ -96,15 +99,24 @@ class ModelSources:
             model=model.eval(),
             facts=facts,
             zoo_entry=entry,
-            dataset=self._dataset(entry, data),
+            dataset=self._dataset(request, facts, entry, data),
+            is_synthetic=request.num_synthetic > 0,
             preprocessing=preprocessing,
         )
 
-    def _dataset(self, entry: ZooEntry | None, data: Upload | None) -> Dataset | None:
-        if data is not None:
-            return read_dataset(self._verified(data))
-        shipped = shipped_dataset(entry) if entry is not None else None
-        return read_dataset(shipped) if shipped is not None else None
+    def _dataset(
+        self,
+        request: ConvertRequest,
+        facts: CheckpointFacts,
+        entry: ZooEntry | None,
+        data: Upload | None,
+    ) -> Dataset | None:
+        if request.num_synthetic:
+            return _made_up(request, facts)
+        shipped = shipped_dataset(entry) if entry is not None and data is None else None
+        path = self._verified(data) if data is not None else shipped
+        found = None if path is None else read_dataset(path)
+        return found if found is None or request.uses_labels else found.without_labels()
 
     def _verified(self, upload: Upload) -> Path:
         path = self._files.path_of(upload.blob_sha256)
@@ -118,3 +130,11 @@ class ModelSources:
                 "the stored upload is lost or damaged; send it again", code="stored_file_damaged"
             )
         return path
+
+
+def _made_up(request: ConvertRequest, facts: CheckpointFacts) -> Dataset:
+    """Make synthetic images to train and to test with."""
+    channels, side = input_shape(facts.architecture)
+    count = request.num_synthetic
+    images = synthetic_images(count + count // 2, side=side, channels=channels, seed=request.seed)
+    return Dataset(images[:count], None, images[count:], None)

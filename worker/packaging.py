@@ -144,9 +144,10 @@ def _results(summary: Mapping[str, Any]) -> dict[str, str]:
             f"{before / 2**20:.2f} MiB, {after / 2**20:.2f} MiB ({after / before:.2f}x)"
         )
     results["time of a training step"] = f"{summary['step_time_ratio']:.2f}x"
-    for model, percent in (summary["top1_percent"] or {}).items():
-        label = f"top-1 of {summary['num_test_images']} test images, {model}"
-        results[label] = f"{percent:.2f} %"
+    images = f"{summary['num_test_images']} {'made-up' if summary['synthetic'] else 'test'} images"
+    for name, label in (("top1", "top-1"), ("agreement", "agreement with the original")):
+        for model, percent in (summary[f"{name}_percent"] or {}).items():
+            results[f"{label} of {images}, {model}"] = f"{percent:.2f} %"
     return results
 
 
@@ -161,8 +162,7 @@ def _difference_of_logits(
     assert source.dataset is not None
     assert source.preprocessing is not None
     shown = source.dataset.x_test[:NUM_VERIFIED_IMAGES]
-    labels = source.dataset.y_test[:NUM_VERIFIED_IMAGES]
-    logits = evaluate(load(path, device=device), shown, labels, source.preprocessing).logits
+    logits = evaluate(load(path, device=device), shown, None, source.preprocessing).logits
     return float((logits - accuracy.refined.logits[: len(shown)]).abs().max())
 
 

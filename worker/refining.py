@@ -44,6 +44,9 @@ class Recovery:
 
     request: ConvertRequest
     dataset: Dataset
+    is_synthetic: bool
+    """Whether its images are made up."""
+
     preprocessing: Preprocessing
     checkpoints: Checkpoints
     """Where an earlier attempt at the job left its state, and this one does."""
@@ -79,7 +82,7 @@ class Recovery:
         found = refine(
             momentum,
             original,
-            TrainingImages(self.dataset.x_train, self.dataset.y_train),
+            TrainingImages(self.dataset.x_train, self.dataset.y_train, self.is_synthetic),
             self.preprocessing,
             self.request.refinement,
             test_images=self.dataset.x_test,

@@ -69,7 +69,8 @@ def make_report(job: Job, findings: Findings) -> dict[str, Any]:
         "source": findings.source.to_json(),
         "plan": findings.plan.to_json(),
         "memory": _memory(findings),
-        "accuracy": findings.accuracy and _accuracy(findings.accuracy),
+        "accuracy": findings.accuracy
+        and _accuracy(findings.accuracy) | {"synthetic": findings.source.is_synthetic},
         "refinement": findings.refinement and asdict(findings.refinement),
         "finetuning": findings.finetuning,
         "verification": {
@@ -94,17 +95,21 @@ def summarise(report: dict[str, Any]) -> dict[str, Any]:
         },
         "peak_bytes": {model: memory[model]["peak_bytes"] for model in ("original", "momentum")},
         "step_time_ratio": memory["ratios"]["seconds"],
-        "top1_percent": accuracy
-        and {
-            model: accuracy[model]["top1_percent"]
-            for model in ("original", "converted", "refined")
-            if model in accuracy
-        },
+        "top1_percent": accuracy and _percents(accuracy, "top1_percent"),
+        "agreement_percent": accuracy and _percents(accuracy, "agreement_percent"),
+        "synthetic": accuracy and accuracy["synthetic"],
         "num_test_images": accuracy and accuracy["num_images"],
         "refinement": report["refinement"]
         and {name: report["refinement"][name] for name in _SHOWN},
         "largest_batch": report["finetuning"] and report["finetuning"]["largest_batch"],
     }
+
+
+def _percents(accuracy: dict[str, Any], name: str) -> dict[str, float] | None:
+    """Return a figure of each model; None where there are no labels for it."""
+    models: tuple[str, ...] = ("original", "converted", "refined")
+    percents = {model: accuracy[model][name] for model in models if model in accuracy}
+    return None if None in percents.values() else percents
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
@@ -140,7 +145,7 @@ def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
     }
 
 
-def _of(evaluation: Evaluation, original: Evaluation) -> dict[str, float]:
+def _of(evaluation: Evaluation, original: Evaluation) -> dict[str, float | None]:
     same = evaluation.logits.argmax(dim=1) == original.logits.argmax(dim=1)
     return {
         "top1_percent": evaluation.top1_percent,

@@ -59,7 +59,7 @@ class DatasetFacts:
     """Height, width, channels."""
 
     num_classes: int
-    """Largest label plus one; for an archive, the number of its class folders."""
+    """Largest label plus one, 0 without labels; for an archive, the number of its class folders."""
 
     sha256: str
     """SHA-256 of the file that was sent, in hexadecimal."""

@@ -21,6 +21,7 @@ from momentum_core.checkpoint.zip_directory import ZipEntry, entry_chunks, read_
 from momentum_core.errors import CheckpointError, DataError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_IMAGES, _LABELS = ("x_train", "x_test"), ("y_train", "y_test")
 MAX_CLASSES = 100_000
 _MAX_ENTRIES = 64
 _MAGIC = b"\x93NUMPY"
@@ -40,15 +41,19 @@ class Dataset:
 
     Attributes:
         x_train: uint8, images x height x width x channels.
-        y_train: int64, one label for each image.
+        y_train: int64, one label for each image; None if the file has no labels.
         x_test: as `x_train`.
         y_test: as `y_train`.
     """
 
     x_train: NDArray[np.uint8]
-    y_train: NDArray[np.int64]
+    y_train: NDArray[np.int64] | None
     x_test: NDArray[np.uint8]
-    y_test: NDArray[np.int64]
+    y_test: NDArray[np.int64] | None
+
+    def without_labels(self) -> Dataset:
+        """Return the images alone."""
+        return Dataset(self.x_train, None, self.x_test, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,10 @@ def read_dataset(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> Dataset:
     with open_source(path) as source, _as_data_error():
         arrays = _find_arrays(source, limits)
         _check_images(arrays)
-        x_train, x_test = (_load(source, arrays[name]) for name in ("x_train", "x_test"))
-        y_train, y_test = (_labels(source, arrays, name) for name in ("y_train", "y_test"))
+        x_train, x_test = (_load(source, arrays[name]) for name in _IMAGES)
+        y_train, y_test = (
+            _labels(source, arrays, name) if name in arrays else None for name in _LABELS
+        )
         return Dataset(x_train.view(np.uint8), y_train, x_test.view(np.uint8), y_test)
 
 
@@ -106,7 +113,8 @@ def parse_dataset_facts(
     for array in arrays.values():
         for _ in entry_chunks(source, array.entry):
             pass  # the sizes and checksums are compared on the way
-    largest = max(int(_labels(source, arrays, name).max()) for name in ("y_train", "y_test"))
+    labels = [_labels(source, arrays, name) for name in _LABELS if name in arrays]
+    largest = max((int(one.max()) for one in labels), default=-1)
     if num_classes is not None and largest >= num_classes:
         raise refuse(
             "invalid_data",
@@ -153,16 +161,19 @@ def _find_arrays(source: ByteSource, limits: Limits) -> dict[str, _Array]:
         raise refuse("unsupported_format", f"the data file is not an .npz; {_REMEDY}")
     entries = read_directory(source, max_entries=_MAX_ENTRIES, too_many="too_many_files")
     by_name = {entry.name: entry for entry in entries}
-    missing = [name for name in ARRAYS if f"{name}.npy" not in by_name]
+    # Labels may be missing, but then all of them.
+    has_labels = any(f"{name}.npy" in by_name for name in _LABELS)
+    wanted = ARRAYS if has_labels else _IMAGES
+    missing = [name for name in wanted if f"{name}.npy" not in by_name]
     if missing:
         raise refuse("invalid_data", f"the data file lacks {', '.join(missing)}; {_REMEDY}")
-    total = sum(by_name[f"{name}.npy"].num_bytes for name in ARRAYS)
+    total = sum(by_name[f"{name}.npy"].num_bytes for name in wanted)
     if total > limits.max_array_bytes:
         raise refuse(
             "expands_too_large",
             f"the arrays have {total} bytes; the limit is {limits.max_array_bytes}",
         )
-    return {name: _header(source, name, by_name[f"{name}.npy"], limits) for name in ARRAYS}
+    return {name: _header(source, name, by_name[f"{name}.npy"], limits) for name in wanted}
 
 
 def _header(source: ByteSource, name: str, entry: ZipEntry, limits: Limits) -> _Array:
@@ -221,14 +232,14 @@ def _check_size(name: str, array: _Array) -> None:
 
 def _check_images(arrays: dict[str, _Array]) -> None:
     for part in ("train", "test"):
-        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        images, labels = arrays[f"x_{part}"], arrays.get(f"y_{part}")
         if len(images.shape) != 4 or images.shape[3] not in (1, 3) or min(images.shape) < 1:
             raise refuse(
                 "invalid_data",
                 f"x_{part} has shape {images.shape}; it must be images x height x width x "
                 "channels (1 or 3), with at least one image",
             )
-        if labels.shape != images.shape[:1]:
+        if labels is not None and labels.shape != images.shape[:1]:
             raise refuse(
                 "invalid_data",
                 f"y_{part} has shape {labels.shape}; it must be {images.shape[:1]}, "

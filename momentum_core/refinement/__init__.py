@@ -1,6 +1,7 @@
 """Trains a momentum model until it answers as the original does.
 
 training_images batches     what trains and what judges; the images of each step
+synthetic                   images for when there are none
 recipe                      what `auto` stands for
 evaluate goal               answers to images; how far a model is from its goal
 start batch_norm            calibration and re-estimated statistics, where they help
@@ -15,6 +16,7 @@ from momentum_core.refinement.evaluate import Evaluation, evaluate, to_input
 from momentum_core.refinement.finetune import Finetuning, FinetuningResult, finetune
 from momentum_core.refinement.refine import Refinement, RefinementResult, refine
 from momentum_core.refinement.step import is_out_of_memory
+from momentum_core.refinement.synthetic import synthetic_images
 from momentum_core.refinement.training import StepProgress
 from momentum_core.refinement.training_images import SplitRecord, TrainingImages, split_images
 
@@ -33,5 +35,6 @@ __all__ = [
     "is_out_of_memory",
     "refine",
     "split_images",
+    "synthetic_images",
     "to_input",
 ]

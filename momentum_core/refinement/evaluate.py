@@ -23,7 +23,8 @@ class Evaluation:
     logits: Tensor
     """Shape (images, classes), on the CPU."""
 
-    num_correct: int
+    num_correct: int | None
+    """Images whose largest logit is that of their label; None if there are no labels."""
 
     @property
     def num_images(self) -> int:
@@ -31,9 +32,9 @@ class Evaluation:
         return self.logits.shape[0]
 
     @property
-    def top1_percent(self) -> float:
+    def top1_percent(self) -> float | None:
         """Share of images whose largest logit is that of their label, in percent."""
-        return 100.0 * self.num_correct / self.num_images
+        return None if self.num_correct is None else 100.0 * self.num_correct / self.num_images
 
 
 def to_input(
@@ -79,7 +80,7 @@ def answers(
 def evaluate(
     model: nn.Module,
     images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int64] | None,
     preprocessing: Preprocessing,
     *,
     on_batch: Callable[[int], None] | None = None,
@@ -89,10 +90,11 @@ def evaluate(
     Args:
         model: a classifier.
         images: shape (B, H, W, C).
-        labels: shape (B,).
+        labels: shape (B,); None if they are not known.
         preprocessing: mean and standard deviation for each channel.
         on_batch: called with the number of images shown so far; may raise to stop.
     """
     logits = answers(model, images, preprocessing, on_batch=on_batch)
-    correct = int((logits.argmax(dim=1) == torch.from_numpy(labels)).sum())
-    return Evaluation(logits, correct)
+    if labels is None:
+        return Evaluation(logits, None)
+    return Evaluation(logits, int((logits.argmax(dim=1) == torch.from_numpy(labels)).sum()))

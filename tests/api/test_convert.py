@@ -223,8 +223,38 @@ def test_fine_tuning_takes_the_classes_of_the_data(client):
     )
     assert post(client, honest_legacy(), many, tuned).status_code == 202
     for data, words in (
-        (images(label=0), "all images are of one class"),
+        (images(label=0), "images of two classes"),
         (images(num_train=1), "there are 1 training images"),
     ):
         answer = post(client, honest_legacy(), data, tuned)
         assert words in problem_of(answer, 422, "invalid_data")
+
+
+def test_without_labels_a_goal_of_accuracy_is_refused_before_any_training(client):
+    file = io.BytesIO()
+    pixels = np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3)
+    np.savez(file, x_train=pixels, x_test=pixels)
+    top1 = DEFAULT_REQUEST | {"refinement": {"goal": {"metric": "top1"}}}
+    for data, request in (
+        (file.getvalue(), top1),
+        (images(), top1 | {"data": {"labelled": False}}),
+        (None, top1 | {"data": {"synthetic": 64}}),
+    ):
+        answer = post(client, honest_legacy(), data, request)
+        assert "no labels to count" in problem_of(answer, 422, "invalid_option")
+    assert post(client, honest_legacy(), file.getvalue(), DEFAULT_REQUEST).status_code == 202
+    unlabelled = DEFAULT_REQUEST | {"data": {"labelled": False}}
+    # Labels that do not count need not be the network's.
+    assert post(client, honest_legacy(), images(label=99), unlabelled).status_code == 202
+
+
+def test_synthetic_images_take_the_place_of_data(client):
+    request = {"data": {"synthetic": 64}}
+    answer = post(client, honest_legacy(), request=request)
+    assert "there are images" in problem_of(answer, 422, "missing_preprocessing")
+    job = post(client, honest_legacy(), request=DEFAULT_REQUEST | request)
+    assert (job.status_code, job.json()["request"]["data"]["synthetic"]) == (202, 64)
+    answer = post(client, honest_legacy(), images(), DEFAULT_REQUEST | request)
+    assert "leave one of them out" in problem_of(answer, 422, "ambiguous_source")
+    answer = post(client, honest_legacy(), request=DEFAULT_REQUEST | {"data": {"synthetic": 1}})
+    assert "from 8 to 100000, got 1" in problem_of(answer, 422, "invalid_request")

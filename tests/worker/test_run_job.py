@@ -33,7 +33,7 @@ from worker.active_job import ActiveJob
 from worker.contract.job import JobState, Upload
 from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
 from worker.contract.job_store import new_id
-from worker.contract.request import ConvertRequest, Source
+from worker.contract.request import ConvertRequest, DataSource, Source
 from worker.contract.zoo import find_zoo_entry
 from worker.run_job import run_job
 from worker.zoo import shipped_dataset
@@ -259,6 +259,32 @@ def test_a_network_is_fine_tuned_and_compared_with_its_original(run, store, file
     assert again.top1_percent == job.result["top1_percent"]["refined"]
     stages = [event.data["stage"] for event in store.events_of(job.id) if event.kind == "stage"]
     assert stages[3:] == ["refining", "evaluating", "measuring", "packaging"]
+
+
+@pytest.mark.parametrize(
+    ("data", "num_images"),
+    [(DataSource(labelled=False), len(DATASET.x_test)), (DataSource(synthetic=64), 32)],
+)
+def test_without_labels_the_originals_answers_are_the_measure(run, file_of, data, num_images):
+    conversion = ConversionConfig(gamma=0.9, scheme="paper")
+    config = replace(DIGITS.refinement, goal=RefinementGoal(tolerable_loss=0), max_steps=4)
+    job = run(replace(DIGITS, data=data, conversion=conversion, refinement=config))
+    assert (job.state, job.error) == (JobState.SUCCEEDED, None)
+    is_synthetic = data.synthetic is not None
+    result = job.result
+    assert (result["synthetic"], result["num_test_images"]) == (is_synthetic, num_images)
+    assert result["top1_percent"] is None
+    assert result["agreement_percent"]["original"] == 100
+    assert result["agreement_percent"]["refined"] >= result["agreement_percent"]["converted"]
+    assert result["refinement"]["metric"] == "agreement"
+    report = json.loads(file_of(job, "report.json").read_text())
+    assert report["accuracy"]["synthetic"] == report["refinement"]["synthetic"] == is_synthetic
+    assert report["refinement"]["recipe"]["label_weight"] == 0
+    with zipfile.ZipFile(file_of(job, "bundle.zip")) as bundle:
+        [card] = [name for name in bundle.namelist() if name.endswith("README.md")]
+        told = bundle.read(card).decode()
+    kind = "made-up" if is_synthetic else "test"
+    assert f"agreement with the original of {num_images} {kind} images, refined" in told
 
 
 def test_every_run_gets_a_gamma_of_its_own(run, file_of):

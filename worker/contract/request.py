@@ -18,6 +18,7 @@ MAX_NAME_CHARACTERS = 200
 MAX_TAGS = 20
 MAX_TAG_CHARACTERS = 64
 MAX_SEED = 2**32 - 1
+MIN_SYNTHETIC, MAX_SYNTHETIC = 8, 100_000
 
 
 Task = Literal["convert", "finetune"]
@@ -40,10 +41,26 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSource:
-    """Data that do not come along with the request."""
+    """Data that do not come along with the request, and what is taken of them."""
 
-    upload: str
+    upload: str | None = None
     """Id of a data set that was sent with POST /uploads."""
+
+    synthetic: int | None = None
+    """Number of images to make up, where there are none; half as many more are made to test with.
+    What is measured on them says little about real images."""
+
+    labelled: bool = True
+    """Whether labels (or class folders) count; if not, the original's answers are the measure."""
+
+    def __post_init__(self) -> None:
+        if self.upload is not None and self.synthetic is not None:
+            raise ConfigError("data names either an upload or a number of synthetic images")
+        if self.synthetic is not None and not MIN_SYNTHETIC <= self.synthetic <= MAX_SYNTHETIC:
+            raise ConfigError(
+                f"data.synthetic must be a whole number from {MIN_SYNTHETIC} to {MAX_SYNTHETIC}, "
+                f"got {self.synthetic}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +119,16 @@ class ConvertRequest:
                 )
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be a whole number from 0 to {MAX_SEED}")
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether labels count, where there are any."""
+        return self.data is None or (self.data.labelled and self.data.synthetic is None)
+
+    @property
+    def num_synthetic(self) -> int:
+        """How many images to make up; 0 takes real ones."""
+        return 0 if self.data is None else self.data.synthetic or 0
 
     @property
     def is_calibrated(self) -> bool:

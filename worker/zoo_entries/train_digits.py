@@ -45,6 +45,7 @@ def main() -> None:
     write_digits(folder / "digits.npz")
     dataset = read_dataset(folder / "digits.npz")
     preprocessing = preprocessing_of(dataset.x_train)
+    assert dataset.y_train is not None, "made above"
     model = train(dataset.x_train, dataset.y_train, preprocessing)
     content = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     digest = hashlib.sha256(content).hexdigest()

@@ -33,6 +33,20 @@ def test_facts_are_counted(tmp_path):
     assert type(facts).from_json(facts.to_json()) == facts
 
 
+def test_labels_may_be_missing_if_they_all_are(tmp_path):
+    sent = arrays()
+    path = tmp_path / "sent.npz"
+    np.savez(path, x_train=sent["x_train"], x_test=sent["x_test"])
+    read = read_dataset(path)
+    assert (read.y_train, read.y_test) == (None, None)
+    assert np.array_equal(read.x_test, sent["x_test"])
+    facts = read_dataset_facts(path, num_classes=3)
+    assert (facts.num_train, facts.num_classes) == (12, 0)
+    np.savez(path, x_train=sent["x_train"], x_test=sent["x_test"], y_test=sent["y_test"])
+    with pytest.raises(DataError, match="lacks y_train"):
+        read_dataset(path)
+
+
 def test_column_major_and_grey_images_are_read(tmp_path):
     sent = arrays()
     sent["x_train"] = np.asfortranarray(sent["x_train"][..., :1])
