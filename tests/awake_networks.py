@@ -18,15 +18,21 @@ from momentum_core.conversion import ConversionPlan
 
 
 def wake(model: nn.Module, example: Any) -> nn.Module:
-    """Give a model other weights where it has zeros or tiny scales, and its norms statistics."""
+    """Give a model other weights where it has zeros or tiny scales, and its norms statistics.
+
+    Biases are woken, too: without, some deep networks with random weights are so ill-conditioned
+    that they say nothing of a conversion (noise of 1/1024 on its weights changes the output of
+    EfficientNetV2-L by 8 %).
+    """
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            is_scale = any(word in name for word in ("scale", "gamma", "lambda"))
-            is_zero_norm = parameter.dim() == 1 and "weight" in name and not parameter.any()
-            if is_scale or is_zero_norm:
+            is_zero = not parameter.any()
+            if any(word in name for word in ("scale", "gamma", "lambda")) or (
+                is_zero and parameter.dim() == 1
+            ):
                 parameter.copy_(0.3 + 0.1 * torch.rand(parameter.shape, generator=generator))
-            elif parameter.dim() > 1 and not parameter.any():
+            elif is_zero:
                 std = parameter[0].numel() ** -0.5
                 parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
     _estimate_statistics(model, example, generator)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from momentum_core.bundle import BundleDetails, load, save, save_weights, write_weights
-from momentum_core.conversion import restore
+from momentum_core.conversion import original_state_dict
 from momentum_core.errors import BundleError
 from momentum_core.refinement import evaluate
 from worker.contract.file_store import FileStore
@@ -75,7 +75,7 @@ def package_weights(
         evaluated = _difference_of_logits(folder / WEIGHTS_FILE, images.device, accuracy, source)
         difference = max(difference, evaluated)
     _check(difference, WEIGHTS_FILE)
-    write_weights(folder / ORIGINAL_FILE, restore(momentum).state_dict(), {"format": "pt"})
+    write_weights(folder / ORIGINAL_FILE, original_state_dict(momentum), {"format": "pt"})
     return difference
 
 

@@ -74,8 +74,14 @@ def outputs_of_a_fresh_process(folder, x: torch.Tensor, *, own: bool):
     return torch.load(folder / "y.pt")
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        *((case, torch.float32) for case in CASES),
+        ("own", torch.bfloat16),
+        ("given", torch.bfloat16),
+    ],
+)
 def test_a_fresh_process_gives_the_same_bits(tmp_path, case, dtype):
     make, x, details = CASES[case]
     torch.manual_seed(0)

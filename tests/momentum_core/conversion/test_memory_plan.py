@@ -205,8 +205,7 @@ class _Shifting(nn.Module):
 @pytest.mark.parametrize(
     ("model", "example"),
     [
-        _masked_encoder(3),
-        _masked_encoder(8),
+        _masked_encoder(4),
         (_Translating(), {"x": torch.randn(2, 40, 32), "shift": torch.randn(40, 32)}),
     ],
 )
