@@ -34,9 +34,6 @@ NUM_VERIFIED_IMAGES = 250
 MAX_LOGIT_DIFFERENCE = 1e-4
 """Between the network and its saved form, loaded again."""
 
-_BUNDLED = (REPORT_FILE,)
-"""Artifacts that go into the bundle as they are."""
-
 _MEDIA_TYPES = {
     WEIGHTS_FILE: "application/vnd.safetensors",
     ORIGINAL_FILE: "application/vnd.safetensors",
@@ -44,6 +41,9 @@ _MEDIA_TYPES = {
     REPORT_FILE: "application/json",
     BUNDLE_FILE: "application/zip",
 }
+
+_NOT_BUNDLED = (WEIGHTS_FILE, ORIGINAL_FILE, EVALUATION_FILE, BUNDLE_FILE)
+"""Artifacts that do not go into the bundle; it has the weights anyway."""
 
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)
 """Of every file in a zip, so that equal contents are equal bytes."""
@@ -101,7 +101,11 @@ def package_bundle(
         BundleError: `verification_failed`, when the loaded bundle gives other logits.
     """
     name = f"{source.facts.architecture}-momentum"
-    further = {one: (folder / one).read_bytes() for one in _BUNDLED}
+    further = {
+        one: (folder / one).read_bytes()
+        for one in _MEDIA_TYPES
+        if one not in _NOT_BUNDLED and (folder / one).exists()
+    }
     further[RECIPE_FILE] = (json.dumps(request, indent=2) + "\n").encode()
     save(momentum, folder / name, _details(source, _results(summary)), further_files=further)
     _check(_difference(load(folder / name, device=images.device), momentum, images), BUNDLE_FILE)
