@@ -7,6 +7,7 @@ evaluate goal               answers to images; how far a model is from its goal
 start batch_norm            calibration and re-estimated statistics, where they help
 objective step training     the loss, one step, the loop
 checkpoints resumption      so that a training that was killed goes on
+processes                   several of them train one model
 refine                      what people call
 finetune head               the same two networks for the user's own classes
 """

@@ -24,9 +24,10 @@ from momentum_core.refinement.evaluate import to_input
 from momentum_core.refinement.goal import Judge
 from momentum_core.refinement.head import find_head, with_new_head
 from momentum_core.refinement.objective import CrossEntropy
+from momentum_core.refinement.processes import Processes
 from momentum_core.refinement.recipe import Recipe, held_back_share, resolve
 from momentum_core.refinement.resumption import Resumption, identity_of
-from momentum_core.refinement.start import OnPreparing, Start, prepare_start
+from momentum_core.refinement.start import OnPreparing, Start, prepare_start, start_of_first
 from momentum_core.refinement.step import Stepper
 from momentum_core.refinement.train import train
 from momentum_core.refinement.training import (
@@ -171,7 +172,8 @@ def finetune(
             told = {"config": str(config), "split": str(split.record), "which": which}
             identity = identity_of((model,), data, **told)
             resumption = Resumption(checkpoints(which), identity)
-        state = train(model, judge.score(model), training, resumption)
+        score = judge.score_of_first(model, training.stepper.processes)
+        state = train(model, score, training, resumption)
         trained[which] = _trained(state, training, resumption)
     return Finetuning(
         models["original"],
@@ -224,14 +226,20 @@ def _momentum_start(
         metric="agreement",
         goal=None,
     )
-    return prepare_start(
+    order = np.random.default_rng([split.record.seed, 3]).permutation(split.train)
+    return start_of_first(
         momentum,
         original,
-        data.images[np.random.default_rng([split.record.seed, 3]).permutation(split.train)],
-        preprocessing,
-        judge,
-        calibrated=config.calibrate,
-        on_preparing=on_preparing or (lambda _: None),
+        Processes.current(),
+        lambda: prepare_start(
+            momentum,
+            original,
+            data.images[order],
+            preprocessing,
+            judge,
+            calibrated=config.calibrate,
+            on_preparing=on_preparing or (lambda _: None),
+        ),
     )
 
 

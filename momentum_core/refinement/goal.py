@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from momentum_core.calibration.fidelity import divergence_of
 from momentum_core.config import Preprocessing, RefinementGoal
 from momentum_core.errors import DataError
 from momentum_core.refinement.evaluate import answers
+from momentum_core.refinement.processes import Processes
 
 _ROUNDING = 1e-9
 """Percentages are quotients."""
@@ -87,6 +88,10 @@ class Judge:
         """Show the held-back images to a model; its training flags are as before afterwards."""
         logits = answers(model, self._images, self._preprocessing)
         return Score(self._percent(logits), self._loss(logits))
+
+    def score_of_first(self, model: nn.Module, processes: Processes) -> Score:
+        """Return the score that the first of several processes finds: they must go on alike."""
+        return Score(**processes.from_first(lambda: asdict(self.score(model))))
 
     def is_met(self, score: Score) -> bool | None:
         """Whether a model has reached the goal; None without one."""

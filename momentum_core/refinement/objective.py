@@ -42,10 +42,10 @@ class Distillation:
     """The original's logits, its activations at the runs' ends, and the labels.
 
         loss = (1 - a) * T^2 * KL(original / T || model / T) + a * cross_entropy
-               + w * mean over runs of |x - x*|^2 / |x*|^2
+               + w * mean over runs and images of |x - x*|^2 / |x*|^2
 
-    with temperature T, label weight a, feature weight w, and x and x* a run's output in the model
-    and in the original. Parts of weight 0 are not computed.
+    with temperature T, label weight a, feature weight w, and x and x* a run's output for an image
+    in the model and in the original. Parts of weight 0 are not computed.
 
     Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network (arXiv:1503.02531);
     Romero et al. 2014, FitNets (arXiv:1412.6550), for the activations.
@@ -82,8 +82,10 @@ class Distillation:
 
 
 def _relative_error(positions: Sequence[Tensor], goals: Sequence[Tensor]) -> Tensor:
+    """Return a mean over images, so that a batch's pieces add up to the batch."""
     errors = [
-        (x.float() - goal.float()).square().sum() / goal.float().square().sum().clamp_min(1e-12)
+        ((x.float() - goal.float()).square().flatten(1).sum(dim=1))
+        / goal.float().square().flatten(1).sum(dim=1).clamp_min(1e-12)
         for x, goal in zip(positions, goals, strict=True)
     ]
     return torch.stack(errors).mean()

@@ -17,9 +17,10 @@ from momentum_core.refinement.batches import Batches
 from momentum_core.refinement.checkpoints import Checkpoints
 from momentum_core.refinement.goal import Judge
 from momentum_core.refinement.objective import Distillation
+from momentum_core.refinement.processes import Processes
 from momentum_core.refinement.recipe import Recipe, held_back_share, resolve
 from momentum_core.refinement.resumption import Resumption, identity_of
-from momentum_core.refinement.start import OnPreparing, Start, prepare_start
+from momentum_core.refinement.start import OnPreparing, Start, prepare_start, start_of_first
 from momentum_core.refinement.step import Stepper
 from momentum_core.refinement.train import train
 from momentum_core.refinement.training import (
@@ -165,14 +166,19 @@ def refine(
         if resumption is not None and resumption.has_state:
             start = Start.from_json(resumption.extra, momentum, original)
         else:
-            start = prepare_start(
+            start = start_of_first(
                 momentum,
                 original,
-                data.images[np.random.default_rng([seed, 3]).permutation(split.train)],
-                preprocessing,
-                judge,
-                calibrated=config.calibrate,
-                on_preparing=on_preparing or _say_nothing,
+                Processes.current(),
+                lambda: prepare_start(
+                    momentum,
+                    original,
+                    data.images[np.random.default_rng([seed, 3]).permutation(split.train)],
+                    preprocessing,
+                    judge,
+                    calibrated=config.calibrate,
+                    on_preparing=on_preparing or _say_nothing,
+                ),
             )
         training = Training(
             recipe=recipe,

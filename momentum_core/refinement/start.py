@@ -19,6 +19,7 @@ from momentum_core.errors import ConfigError
 from momentum_core.refinement.batch_norm import batch_norms, re_estimate
 from momentum_core.refinement.evaluate import to_input
 from momentum_core.refinement.goal import Judge, Score
+from momentum_core.refinement.processes import Processes
 
 MAX_IMAGES = 1024
 MAX_PIXELS = 2**24
@@ -66,6 +67,25 @@ class Start:
         )
         scores = {name: Score(**told[name]) for name in ("score", "converted_score")}
         return cls(model=model, **told | scores)
+
+
+def start_of_first(
+    momentum: nn.Module, original: nn.Module, processes: Processes, prepare: Callable[[], Start]
+) -> Start:
+    """Return the start that the first of several processes prepares; the others wait for it.
+
+    Weights are the first one's once the model is wrapped.
+    """
+    if processes.count == 1:
+        return prepare()
+    made: list[Start] = []
+
+    def tell() -> dict[str, Any]:
+        made.append(prepare())
+        return made[0].to_json()
+
+    told = processes.from_first(tell)
+    return made[0] if made else Start.from_json(told, momentum, original)
 
 
 def prepare_start(

@@ -89,6 +89,9 @@ class Training:
     batches: Batches
     judge: Judge
     stepper: Stepper
+    called: nn.Module | None = None
+    """The model as it is called; None calls it itself."""
+
     prepare_step: Callable[[int], None] | None = None
     """Called before each step with its number, counted from 0."""
 
@@ -107,11 +110,12 @@ class Training:
         """
         if state.step == 0:
             self._judge_end(state, state.evaluations[-1])
-        if self.on_safe is not None and state.stopped is None:
+        is_kept = self.on_safe is not None and self.stepper.processes.is_first
+        if self.on_safe is not None and is_kept and state.stopped is None:
             self.on_safe(state, False)
         with _own_random_numbers(state.model):
             self._train(state)
-        if self.on_safe is not None:
+        if self.on_safe is not None and is_kept:
             self.on_safe(state, True)
         state.model.load_state_dict(state.best)
 
@@ -139,7 +143,8 @@ class Training:
             group["lr"] = rate
         images, labels = self.batches.of_step(state.step)
         torch.manual_seed(self.batches.torch_seed(state.step))
-        parts = self.stepper.take(state.model, state.optimizer, images, labels)
+        called = self.called or state.model
+        parts = self.stepper.take(called, state.optimizer, images, labels)
         state.step += 1
         state.series.add(state.step, {"loss": sum(parts.values()), **parts, "learning_rate": rate})
         return parts
@@ -148,7 +153,7 @@ class Training:
         return state.step >= self.recipe.max_steps
 
     def _evaluate(self, state: TrainingState) -> None:
-        score = self.judge.score(state.model)
+        score = self.judge.score_of_first(state.model, self.stepper.processes)
         found = Evaluated(step=state.step, percent=score.percent, loss=score.loss)
         state.evaluations.append(found)
         if not math.isfinite(score.loss):
@@ -168,7 +173,10 @@ class Training:
 
     def _check_time(self, state: TrainingState) -> None:
         limit = self.recipe.max_minutes
-        if limit is None or state.stopped is not None or state.seconds < 60 * limit:
+        if limit is None or state.stopped is not None:
+            return
+        state.seconds = self.stepper.processes.from_first(lambda: state.seconds)
+        if state.seconds < 60 * limit:
             return
         if state.evaluations[-1].step != state.step:
             self._evaluate(state)
@@ -177,6 +185,8 @@ class Training:
 
     def _tell(self, state: TrainingState, parts: dict[str, float], seconds: float) -> None:
         """Report a step; where that is to stop training, it can go on later."""
+        if not self.stepper.processes.is_first:
+            return
         try:
             if self.on_step is not None:
                 self.on_step(self._progress(state, parts, seconds))
