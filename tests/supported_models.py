@@ -33,6 +33,25 @@ TIMM = (  # noqa: SIM905 (53 quoted lines are harder to read)
 ).split()
 
 
+INTRODUCTION = """\
+# Supported models
+
+Runs are found in any residual model from an example input; this list is what was tried, made by
+`python -m tests.supported_models`. A model that is not listed: `print(plan_conversion(model,
+example_input))`.
+
+Transformers (tested with small random weights): BERT, RoBERTa, DistilBERT, ViT, DeiT, DINOv2,
+GPT-2, Llama, Wav2Vec2 (with `layerdrop=0`), T5 encoder; `nn.TransformerEncoder`,
+`nn.TransformerDecoder`, `nn.Transformer` with masks. Train with `use_cache=False`.
+
+Every torchvision classifier that is converted was compared with its original, with random weights
+of which none is asleep (`python -m tests.benchmarks agreement`): at gamma 1/1024 the outputs
+differ by 0.54 % at most (ResNet-152), and a quarter of gamma leaves a quarter of the difference,
+within 4 %.
+
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What becomes of a model."""
@@ -85,17 +104,7 @@ def table(outcomes: list[Outcome]) -> str:
 
 def document(torchvision: list[Outcome], timm: list[Outcome]) -> str:
     """Return docs/supported-models.md."""
-    return f"""# Supported models
-
-Runs are found in any residual model from an example input; this list is what was tried, made by
-`python -m tests.supported_models`. A model that is not listed:
-`print(plan_conversion(model, example_input))`.
-
-Transformers (tested with small random weights): BERT, RoBERTa, DistilBERT, ViT, DeiT, DINOv2,
-GPT-2, Llama, Wav2Vec2 (with `layerdrop=0`), T5 encoder; `nn.TransformerEncoder` and
-`nn.Transformer` with masks. Train with `use_cache=False`.
-
-## torchvision, classification
+    return f"""{INTRODUCTION}## torchvision, classification
 
 {table(torchvision)}
 

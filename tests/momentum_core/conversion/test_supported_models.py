@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.supported_models import (
+    INTRODUCTION,
     TIMM,
     Outcome,
     timm_outcome,
@@ -33,6 +34,10 @@ def test_every_torchvision_classifier_is_converted_or_refused_as_the_table_says(
 @pytest.mark.parametrize("name", TIMM)
 def test_every_timm_model_of_the_table_is_as_it_says(name):
     assert row(timm_outcome(name)) in DOCUMENT
+
+
+def test_the_document_is_the_commands():
+    assert DOCUMENT.startswith(f"{INTRODUCTION}## torchvision, classification\n")
 
 
 def test_at_least_forty_timm_architectures_of_twenty_families_convert():
