@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse
 
 from api.conditional import is_unchanged
 from api.cursor import CURSOR_PATTERN, read_cursor, write_cursor
-from api.dependencies import JobDependency, ServiceDependency, TenantDependency
+from api.dependencies import ID, JobDependency, ServiceDependency, TenantDependency, job_not_found
 from api.downloads import DOWNLOAD_PROBLEMS, Download, download
 from api.routes.convert import RETRY_SECONDS
 from api.schemas import JobPage, JobSummary, JobView
@@ -62,20 +62,25 @@ def list_jobs(
 
 @router.get("/{job_id}", operation_id="get_job", summary="Follow a job", response_model=JobView)
 def get_job(
-    job: JobDependency,
+    job_id: str,
     service: ServiceDependency,
-    response: Response,
+    tenant: TenantDependency,
     if_none_match: Annotated[str | None, Header()] = None,
-) -> JobView | Response:
+) -> Response:
     """Return a job; ask again after `Retry-After` seconds until its state is final."""
-    headers = {"ETag": f'"{job.revision}"', "Cache-Control": "no-cache"}
-    if not job.state.is_final:
-        headers["Retry-After"] = str(RETRY_SECONDS)
-    if is_unchanged(headers["ETag"], if_none_match):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    store = service.store
-    return JobView.of_all(job, store.artifacts_of(job.id), store.uploads_of(job))
+    try:
+        if not ID.fullmatch(job_id):
+            raise LookupError
+        revision, state = service.store.look(job_id, tenant=tenant)
+        headers = {"ETag": f'"{revision}"', "Cache-Control": "no-cache"}
+        if not state.is_final:
+            headers["Retry-After"] = str(RETRY_SECONDS)
+        if is_unchanged(headers["ETag"], if_none_match):
+            return Response(status_code=304, headers=headers)
+        body = service.bodies.get(job_id, revision, tenant=tenant)
+    except LookupError:
+        raise job_not_found() from None
+    return Response(body, media_type="application/json", headers=headers)
 
 
 @router.get(
