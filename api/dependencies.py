@@ -10,9 +10,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.caller import Caller, identify
-from api.job_bodies import JobBodies
 from api.job_watcher import JobWatcher
-from api.known_keys import KnownKeys
 from api.problems import Problem
 from worker.contract.file_store import FileStore
 from worker.contract.job import Job
@@ -30,18 +28,15 @@ class Service:
 
     settings: Settings
     store: JobStore
-    bodies: JobBodies
     files: FileStore
     uploads: UploadStore
     partial_uploads: PartialUploads
     watcher: JobWatcher
     keys: KeyStore
-    known_keys: KnownKeys
     webhooks: WebhookStore
 
 
-# Asynchronous where there is nothing to wait for: FastAPI hands other functions to a thread.
-async def _service(request: Request) -> Service:
+def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
@@ -58,13 +53,13 @@ _bearer = HTTPBearer(
 )
 
 
-async def _caller(
+def _caller(
     request: Request,
     service: ServiceDependency,
     _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
     """Return who asks; looking takes another scope than changing."""
-    caller = await identify(request, service.known_keys, require_keys=service.settings.require_keys)
+    caller = identify(request, service.keys, require_keys=service.settings.require_keys)
     caller.needs(Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE)
     return caller
 
@@ -72,7 +67,7 @@ async def _caller(
 CallerDependency = Annotated[Caller, Depends(_caller)]
 
 
-async def _admin(caller: CallerDependency) -> Caller:
+def _admin(caller: CallerDependency) -> Caller:
     caller.needs(Scope.ADMIN)
     return caller
 
@@ -80,7 +75,7 @@ async def _admin(caller: CallerDependency) -> Caller:
 AdminDependency = Annotated[Caller, Depends(_admin)]
 
 
-async def _tenant(caller: CallerDependency) -> str:
+def _tenant(caller: CallerDependency) -> str:
     return caller.tenant
 
 
@@ -93,14 +88,9 @@ def _job(job_id: str, service: ServiceDependency, tenant: TenantDependency) -> J
             raise LookupError
         return service.store.get(job_id, tenant=tenant)
     except LookupError:
-        raise job_not_found() from None
-
-
-def job_not_found() -> Problem:
-    """Make the answer to an id that is none of the tenant's."""
-    return Problem(
-        404, "job_not_found", "there is no such job; POST /convert answers with a job's id"
-    )
+        raise Problem(
+            404, "job_not_found", "there is no such job; POST /convert answers with a job's id"
+        ) from None
 
 
 JobDependency = Annotated[Job, Depends(_job)]

@@ -21,6 +21,12 @@ from worker.contract.job import Artifact, Job, JobState
 _SHOWN = ("application/json", "text/html", "text/csv")
 """What a browser shows in place of saving it."""
 
+# A page of ours: its style is inside it, and nothing else may be loaded or run.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "frame-ancestors 'none'; sandbox",
+}
+
 
 DOWNLOAD_PROBLEMS = problems(
     "job_not_finished",
@@ -47,7 +53,8 @@ class Download(FileResponse):
                 "ETag": f'"{artifact.sha256}"',
                 "Repr-Digest": f"sha-256=:{digest}:",
                 "Cache-Control": "private, no-cache",
-            },
+            }
+            | (_PAGE_HEADERS if artifact.media_type == "text/html" else {}),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

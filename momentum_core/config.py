@@ -32,6 +32,9 @@ Strategy = Literal["reverse", "recompute", "recompute_whole", "store"]
 """What a part keeps for the backward pass: its last state (runs only), the inputs of its blocks (of
 another part: its input), its input alone (runs only), or its activations."""
 
+Optimizer = Literal["sgd", "sgd_momentum", "adam"]
+"""Keeps no number, one number, or two numbers for each parameter."""
+
 RuleForm = Literal["scalar", "channel", "offset", "predictor"]
 
 DEFAULT_TOLERANCE = 0.003
@@ -124,9 +127,24 @@ class MeasurementConfig:
     """Side of the square input in pixels; None takes the architecture's own."""
 
     repeats: int = 5
-    """Timed repetitions of the step, original and momentum in turns; the median is reported."""
+    """Timed repetitions of the step, all methods in turns; minimum, median and maximum are told."""
+
+    optimizer: Optimizer = "sgd_momentum"
+    """Makes the step: `sgd` keeps nothing, `sgd_momentum` one number, `adam` two numbers for each
+    parameter."""
+
+    rivals: bool = True
+    """Whether gradient checkpointing and, if it is installed, the authors' momentumnet are measured
+    beside original and momentum network."""
+
+    predict: bool = True
+    """Whether the memory of GPUs is predicted, too: seconds for a small network, half a minute for
+    ResNet-152."""
 
     def __post_init__(self) -> None:
+        if self.optimizer not in get_args(Optimizer):
+            names = ", ".join(get_args(Optimizer))
+            raise ConfigError(f"optimizer must be one of {names}, got {self.optimizer!r}")
         check_integer("batch_size", self.batch_size, low=1, high=4096)
         if self.image_size is not None:
             check_integer("image_size", self.image_size, low=8, high=2048)

@@ -7,18 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from momentum_core.checkpoint import input_shape
 from momentum_core.conversion import convert, plan_architecture, plan_of
-from momentum_core.memory import measure_side_by_side
 from momentum_core.refinement import Checkpoints
 from worker.active_job import ActiveJob
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact, Job, Stage, Upload
 from worker.contract.request import ConvertRequest
 from worker.finetuning import FinetuningWork
-from worker.model_source import LoadedSource, ModelSources
+from worker.measuring import measure_step
+from worker.model_source import ModelSources
 from worker.packaging import package_bundle, package_weights, store_artifacts
 from worker.refining import Recovery
 from worker.report import REPORT_FILE, Findings, make_report, summarise, write_report
@@ -101,12 +99,14 @@ def convert_for_job(
             source, accuracy = finetuned.source, finetuned.accuracy
             original, momentum = source.model, finetuned.momentum
         enter(Stage.MEASURING)
-        images, labels = _measured_batch(request, source, workplace.device)
-        memory_before, memory_after = measure_side_by_side(
-            [original, momentum],
-            images,
-            labels,
-            repeats=request.measurement.repeats,
+        memory = measure_step(
+            original,
+            momentum,
+            request.measurement,
+            architecture=source.facts.architecture,
+            num_classes=source.facts.num_classes,
+            device=workplace.device,
+            seed=request.seed,
             on_round=lambda done: active.advance(done / request.measurement.repeats),
         )
         if finetuned is None and source.dataset is not None:
@@ -124,14 +124,12 @@ def convert_for_job(
             momentum = recovered.momentum
             accuracy, refinement = recovered.accuracy, recovered.refinement
         enter(Stage.PACKAGING)
-        difference = package_weights(folder, momentum, source, images, accuracy)
+        difference = package_weights(folder, momentum, source, memory.images, accuracy)
         clock.enter(None)
         findings = Findings(
             source=source,
             plan=plan_of(momentum),
-            images=images,
-            memory_before=memory_before,
-            memory_after=memory_after,
+            memory=memory,
             accuracy=accuracy,
             refinement=refinement,
             finetuning=None if finetuned is None else finetuned.to_json(request),
@@ -141,18 +139,5 @@ def convert_for_job(
         report = make_report(job, findings)
         write_report(folder / REPORT_FILE, report)
         summary = summarise(report)
-        package_bundle(folder, momentum, source, images, job.request, summary)
+        package_bundle(folder, momentum, source, memory.images, job.request, summary)
         return summary, store_artifacts(folder, workplace.files)
-
-
-def _measured_batch(
-    request: ConvertRequest, source: LoadedSource, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return random images and labels: memory and time do not depend on what they show."""
-    channels, side = input_shape(source.facts.architecture)
-    side = request.measurement.image_size or side
-    generator = torch.Generator().manual_seed(request.seed)
-    shape = (request.measurement.batch_size, channels, side, side)
-    images = torch.randn(shape, generator=generator)
-    labels = torch.randint(source.facts.num_classes, shape[:1], generator=generator)
-    return images.to(device), labels.to(device)

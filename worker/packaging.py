@@ -19,7 +19,7 @@ from momentum_core.refinement import evaluate
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact
 from worker.model_source import LoadedSource
-from worker.report import REPORT_FILE, Accuracy
+from worker.report import PAGE_FILE, REPORT_FILE, TABLE_FILE, Accuracy
 
 WEIGHTS_FILE = "model.safetensors"
 ORIGINAL_FILE = "original.safetensors"
@@ -39,6 +39,8 @@ _MEDIA_TYPES = {
     ORIGINAL_FILE: "application/vnd.safetensors",
     EVALUATION_FILE: "application/vnd.safetensors",
     REPORT_FILE: "application/json",
+    PAGE_FILE: "text/html",
+    TABLE_FILE: "text/csv",
     BUNDLE_FILE: "application/zip",
 }
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from momentum_core.conversion import ConversionPlan
-from momentum_core.memory import StepMeasurement
 from momentum_core.refinement import Evaluation, RefinementResult
 from worker.contract.job import Job
 from worker.device import describe_device
+from worker.measuring import MeasuredMemory, memory_json, prediction_json
 from worker.model_source import LoadedSource
+from worker.report_blocks import blocks_json
+from worker.report_page import csv_text, html_text, summary
 
 REPORT_FILE = "report.json"
-SCHEMA = 3
+PAGE_FILE, TABLE_FILE = "report.html", "report.csv"
+SCHEMA = 4
 
 _SHOWN = (
     *("goal_met", "stopped", "num_steps", "best_step", "metric"),
@@ -45,10 +49,7 @@ class Findings:
 
     source: LoadedSource
     plan: ConversionPlan
-    images: Tensor
-    """The measured batch."""
-    memory_before: StepMeasurement
-    memory_after: StepMeasurement
+    memory: MeasuredMemory
     accuracy: Accuracy | None
     refinement: RefinementResult | None
     finetuning: dict[str, Any] | None
@@ -61,26 +62,68 @@ class Findings:
 
 def make_report(job: Job, findings: Findings) -> dict[str, Any]:
     """Return the report as JSON values."""
-    return {
+    report = {
         "schema": SCHEMA,
         "job": job.id,
         "attempt": job.attempt,
         "request": job.request,
         "source": findings.source.to_json(),
         "plan": findings.plan.to_json(),
-        "memory": _memory(findings),
+        "blocks": blocks_json(findings.plan, findings.memory.comparison.measured),
+        "memory": memory_json(findings.memory),
+        "prediction": prediction_json(findings.memory),
         "accuracy": findings.accuracy
         and _accuracy(findings.accuracy) | {"synthetic": findings.source.is_synthetic},
         "refinement": findings.refinement and asdict(findings.refinement),
         "finetuning": findings.finetuning,
+        "gamma_search": _gamma_search(findings.refinement),
         "verification": {
             "max_logit_difference": findings.max_logit_difference,
             "explanation": "largest difference between the logits of the model in the worker and "
             "of the same model loaded from the weights file",
         },
-        "environment": _environment(findings.images.device),
+        "environment": _environment(findings.memory.images.device),
         "seconds": findings.seconds,
     }
+    return {"schema": SCHEMA, "summary": summary(report)} | report
+
+
+def local_report(
+    source: dict[str, Any],
+    plan: ConversionPlan,
+    memory: MeasuredMemory,
+    *,
+    request: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the report of a network that was measured without a job: what a job adds is null.
+
+    Args:
+        source: where the weights come from; with `architecture`, `num_classes`, `num_parameters`.
+        plan: what became of the network's parts.
+        memory: what was measured.
+        request: the options.
+        seconds: that all of it took.
+    """
+    report = {
+        "schema": SCHEMA,
+        "job": None,
+        "attempt": None,
+        "request": request,
+        "source": source,
+        "plan": plan.to_json(),
+        "blocks": blocks_json(plan, memory.comparison.measured),
+        "memory": memory_json(memory),
+        "prediction": prediction_json(memory),
+        "accuracy": None,
+        "refinement": None,
+        "finetuning": None,
+        "gamma_search": [],
+        "verification": None,
+        "environment": _environment(memory.images.device),
+        "seconds": {"measuring": seconds},
+    }
+    return {"schema": SCHEMA, "summary": summary(report)} | report
 
 
 def summarise(report: dict[str, Any]) -> dict[str, Any]:
@@ -113,25 +156,29 @@ def _percents(accuracy: dict[str, Any], name: str) -> dict[str, float] | None:
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write the report for people to read, too."""
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    """Write the report as JSON, and beside it the page and the table."""
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    path.write_text(text)
+    written = json.loads(text)  # page and table show what the file says
+    path.with_name(PAGE_FILE).write_text(html_text(written))
+    path.with_name(TABLE_FILE).write_text(csv_text(written))
 
 
-def _memory(findings: Findings) -> dict[str, Any]:
-    before, after = asdict(findings.memory_before), asdict(findings.memory_after)
-    return {
-        "device": str(findings.images.device),
-        "batch_size": findings.images.shape[0],
-        "image_shape": list(findings.images.shape[1:]),
-        "method": "every tensor of one training step (forward and backward pass, float32) counted "
-        "from the operator that returns it until it is freed; what kernels use inside is not seen",
-        "original": before,
-        "momentum": after,
-        "ratios": {
-            name: after[name] / before[name]
-            for name in ("activation_bytes", "peak_bytes", "seconds")
-        },
-    }
+def _gamma_search(refinement: RefinementResult | None) -> list[dict[str, Any]]:
+    """Return what calibration tried where gamma was `auto`: costs and answers kept."""
+    calibration = refinement.calibration if refinement is not None else None
+    found = []
+    for trial in (calibration or {}).get("trials", ()):
+        gammas = [Fraction(gamma) for gamma in trial["gammas"]]
+        bits = [math.log2(gamma.denominator / gamma.numerator) for gamma in gammas]
+        found.append(
+            {
+                "gammas": list(trial["gammas"]),
+                "bits_per_element": sum(bits) / len(bits),
+                "agreement_percent": 100.0 * trial["fidelity"]["agreement"],
+            }
+        )
+    return found
 
 
 def _accuracy(accuracy: Accuracy) -> dict[str, Any]:

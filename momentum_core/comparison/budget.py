@@ -12,7 +12,7 @@ GIB, MIB = 2**30, 2**20
 BUDGETS_GIB = (8, 12, 16, 24, 40, 48, 80, 141)
 """Sizes of GPU memory that are sold."""
 
-MOST_EXAMPLES = 2**20
+MOST_EXAMPLES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,37 +61,44 @@ def device_terms(profile: BatchProfile, batch_size: int, target: CudaTarget) -> 
 
 
 def largest_batch(profile: BatchProfile, budget_bytes: int, target: CudaTarget) -> int:
-    """Return the largest batch whose step fits into a budget; 0 if none does."""
+    """Return the largest batch whose step fits into a budget; 0 if none does.
 
-    def spare(batch_size: int) -> int:
-        return budget_bytes - device_terms(profile, batch_size, target).total
-
+    Below 1,000 exactly, above to a thousandth; what is returned fits.
+    """
     fixed = target.context_bytes + target.workspace_bytes
     # The tensors alone are quickly added; the allocator takes more, never less.
     highest = largest(lambda size: budget_bytes - fixed - profile.total_bytes(size))
-    return largest(spare, start=highest)
+    return largest(
+        lambda size: budget_bytes - device_terms(profile, size, target).total, at_most=highest
+    )
 
 
-def largest(spare: Callable[[int], int], *, start: int = MOST_EXAMPLES) -> int:
-    """Return the largest number from 0 to `start` that leaves something; `spare` falls.
+def largest(spare: Callable[[int], int], *, at_most: int = MOST_EXAMPLES) -> int:
+    """Return the largest number up to `at_most` that leaves something, where `spare` falls.
 
-    From `start` downwards along the line through two points, then between the two that enclose it.
+    Along the line through the ends of an interval that encloses it. Below 1,000 exactly, above to a
+    thousandth.
     """
-    if start == 0 or spare(start) >= 0:
-        return start
     low, at_low = 0, spare(0)
-    high, at_high = start, spare(start)
+    high, at_high = at_most, spare(at_most)
     if at_low < 0:
         return 0
-    while high - low > 1:
+    if at_high >= 0:
+        return at_most
+    while high - low > max(1, low // 1000):
         guess = low + int((high - low) * at_low / (at_low - at_high))
         middle = min(max(guess, low + 1), high - 1)
         found = spare(middle)
-        if found >= 0:
-            low, at_low = middle, found
-            # Where the line is straight, the next number is too large already.
-            if spare(min(middle + 1, high)) < 0:
-                return low
-        else:
+        if found < 0:
             high, at_high = middle, found
+            continue
+        low, at_low = middle, found
+        # Where the line is straight, a little more is too much already.
+        further = min(middle + max(1, middle // 1000), high - 1)
+        if further > middle:
+            more = spare(further)
+            if more < 0:
+                high, at_high = further, more
+            else:
+                low, at_low = further, more
     return low

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from momentum_core.comparison.methods import MOMENTUM, ORIGINAL, methods_of
-from momentum_core.memory import Optimizer, StepMeasurement, measure_side_by_side
+from momentum_core.config import Optimizer
+from momentum_core.memory import StepMeasurement, measure_side_by_side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

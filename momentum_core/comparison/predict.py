@@ -20,10 +20,10 @@ from momentum_core.comparison.budget import (
 )
 from momentum_core.comparison.depth import DepthPrediction, predict_depth
 from momentum_core.comparison.methods import AUTHORS, methods_of
+from momentum_core.config import Optimizer
 from momentum_core.conversion import plan_of
 from momentum_core.errors import DataError
 from momentum_core.memory.batch_profile import BatchProfile, profile_batches
-from momentum_core.memory.optimizers import Optimizer
 
 EXPLANATION = (
     "tensors: predicted by running the step's own code on tensors without memory; allocator: "
@@ -94,7 +94,44 @@ class MemoryPrediction:
 
     def to_json(self) -> dict[str, Any]:
         """Return the prediction as JSON values."""
-        return asdict(self) | {"explanation": EXPLANATION}
+        budgets = [
+            {
+                "gib": gib,
+                "largest_batch": {
+                    name: one.largest_batches[at] for name, one in self.methods.items()
+                },
+            }
+            for at, gib in enumerate(self.budgets_gib)
+        ]
+        methods = {
+            name: {
+                "fixed_bytes": one.fixed_bytes,
+                "activation_bytes": one.activation_bytes,
+                "points": [
+                    {
+                        "batch_size": point.batch_size,
+                        "peak_bytes": point.peak_bytes,
+                        "terms": asdict(point.terms) | {"total": point.terms.total},
+                    }
+                    for point in one.points
+                ],
+            }
+            for name, one in self.methods.items()
+        }
+        on_device = {name: one.largest_on_device for name, one in self.methods.items()}
+        return {
+            "basis": "predicted",
+            "explanation": EXPLANATION,
+            "optimizer": self.optimizer,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+            "target": asdict(self.target),
+            "budgets": budgets,
+            "methods": methods,
+            "not_predicted": dict(self.not_predicted),
+            "depth": self.depth and asdict(self.depth),
+            "device": self.device and asdict(self.device) | {"largest_batch": on_device},
+        }
 
 
 def predict_memory(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from momentum_core.memory.count import PhaseCount, StepCount
 from momentum_core.memory.cuda import CudaPeaks
-from momentum_core.memory.optimizers import Optimizer
 from momentum_core.memory.prediction import predict_training_step
 from momentum_core.memory.step import (
     Seconds,
@@ -18,7 +17,6 @@ __all__ = [
     "Category",
     "CudaPeaks",
     "MemoryTracker",
-    "Optimizer",
     "PhaseCount",
     "Seconds",
     "StepCount",

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from momentum_core.config import Optimizer
 from momentum_core.errors import DataError
 from momentum_core.memory.count import StepCount
-from momentum_core.memory.optimizers import Optimizer
 from momentum_core.memory.prediction import predict_changes
 from momentum_core.memory.tracker import Change
 from momentum_core.reversible import imagined_on

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from momentum_core.config import Optimizer
 from momentum_core.errors import ConfigError
-
-Optimizer = Literal["sgd", "sgd_momentum", "adam"]
-"""Keeps no number, one number, or two numbers for each parameter."""
 
 _RATE = 1e-9
 """Weights stay nearly what they are while steps are counted: where they go does not matter."""

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from momentum_core.config import Optimizer
 from momentum_core.errors import ConfigError, DataError
 from momentum_core.memory.count import StepCount, count_step
 from momentum_core.memory.optimizers import (
     OneForEveryNumber,
-    Optimizer,
     make_optimizer,
     state_tensors,
 )

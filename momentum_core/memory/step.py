@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from momentum_core.config import Optimizer
 from momentum_core.errors import DataError, MomentumError
 from momentum_core.memory.count import PHASES, StepCount, count_step
 from momentum_core.memory.cuda import CudaPeaks, cuda_peaks
-from momentum_core.memory.optimizers import Optimizer, make_optimizer, state_tensors
+from momentum_core.memory.optimizers import make_optimizer, state_tensors
 from momentum_core.memory.resident import resident_growth
 
 

@@ -57,7 +57,11 @@ def test_a_worker_on_redis_and_postgresql_does_the_same_job(redis_url, postgres_
     try:
         wait_until_ready(service)
         location = service.submit(
-            {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 20}}
+            {
+                "source": {"zoo": "digits_resnet26"},
+                "measurement": {"rivals": False, "predict": False},
+                "refinement": {"max_steps": 20},
+            }
         )
         job = service.wait_for(location, "succeeded", seconds=90)
         assert job["result"]["top1_percent"]["original"] == pytest.approx(99.2)

@@ -117,7 +117,11 @@ def test_the_shipped_network_goes_all_the_way(service, tmp_path):
 
 def test_only_the_workers_children_ever_load_torch(service):
     location = service.submit(
-        {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 1}}
+        {
+            "source": {"zoo": "digits_resnet26"},
+            "measurement": {"rivals": False, "predict": False},
+            "refinement": {"max_steps": 1},
+        }
     )
     service.wait_for(location, "succeeded", seconds=240)
     holders = [pid for pid in service.processes() if "libtorch" in service.of(pid, "maps")]

@@ -15,11 +15,17 @@ from tests.end_to_end.conftest import MOMENTUM, Serving, serving
 from worker.broker import create_celery_app
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 
+LIGHT = {"rivals": False, "predict": False}
+
 
 def _steps(number: int) -> dict[str, Any]:
     """A job that trains for so many steps: no goal ends it sooner."""
     refinement = {"max_steps": number, "batch_size": 64, "goal": None, "calibrate": False}
-    return {"source": {"zoo": "digits_resnet26"}, "refinement": refinement}
+    return {
+        "source": {"zoo": "digits_resnet26"},
+        "measurement": LIGHT,
+        "refinement": refinement,
+    }
 
 
 SHORT, LONG, ENDLESS = _steps(5), _steps(400), _steps(100_000)
@@ -70,7 +76,9 @@ def test_a_killed_workers_job_runs_again_and_ends(own: Serving):
 
 @pytest.mark.parametrize("stage", ["measuring", "refining"])
 def test_a_cancelled_job_stops_within_seconds_and_the_worker_goes_on(own: Serving, stage):
-    endless = ENDLESS | {"measurement": {"repeats": 100}} if stage == "measuring" else ENDLESS
+    endless = (
+        ENDLESS | {"measurement": LIGHT | {"repeats": 100}} if stage == "measuring" else ENDLESS
+    )
     location = own.submit(endless)
     own.wait_for(location, "running", seconds=240, stage=stage)
     worker = own.worker()

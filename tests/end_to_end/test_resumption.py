@@ -15,7 +15,7 @@ NUM_KILLS = 3
 REQUEST = {
     "source": {"zoo": "digits_resnet26"},
     "conversion": {"gamma": 0.9, "plan_memory": False},
-    "measurement": {"repeats": 1},
+    "measurement": {"repeats": 1, "rivals": False, "predict": False},
     "refinement": {"max_steps": 60, "batch_size": 64, "goal": None},
 }
 

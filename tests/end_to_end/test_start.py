@@ -10,7 +10,11 @@ import pytest
 
 from tests.end_to_end.conftest import MOMENTUM, Serving, serving
 
-SHORT = {"source": {"zoo": "digits_resnet26"}, "refinement": {"max_steps": 1}}
+SHORT = {
+    "source": {"zoo": "digits_resnet26"},
+    "measurement": {"rivals": False, "predict": False},
+    "refinement": {"max_steps": 1},
+}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from momentum_core.config import MeasurementConfig, RefinementConfig
 from worker.contract.job_claims import JobClaims
 from worker.contract.job_store import JobStore
 from worker.contract.outbox import Outbox
+from worker.contract.request import ConvertRequest, Source
 from worker.contract.settings import Settings
-from worker.run_job import Services, create_services
+from worker.run_job import Services, create_services, run_job
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -49,3 +53,22 @@ def outbox(services) -> Outbox:
 @pytest.fixture
 def claims(services) -> JobClaims:
     return services.claims
+
+
+@pytest.fixture(scope="session")
+def report_folder(tmp_path_factory) -> Path:
+    """The report, its page and its table, as a whole job on the shipped network left them."""
+    folder = tmp_path_factory.mktemp("report")
+    data = tmp_path_factory.mktemp("data")
+    services = create_services(Settings(data_dir=data, device="cpu"), worker="test:1")
+    request = ConvertRequest(
+        source=Source(zoo="digits_resnet26"),
+        measurement=MeasurementConfig(batch_size=16, repeats=2),
+        refinement=RefinementConfig(max_steps=8, batch_size=64, calibrate=False),
+    )
+    job = JobStore(services.claims.engine).submit(request, tenant="default")
+    run_job(job.id, services)
+    for one in JobStore(services.claims.engine).artifacts_of(job.id):
+        stored = services.workplace.files.path_of(one.sha256)
+        (folder / one.name).write_bytes(stored.read_bytes())
+    return folder

@@ -40,7 +40,7 @@ from worker.zoo import shipped_dataset
 
 DIGITS = ConvertRequest(
     source=Source(zoo="digits_resnet26"),
-    measurement=MeasurementConfig(batch_size=16, repeats=1),
+    measurement=MeasurementConfig(batch_size=16, repeats=1, rivals=False, predict=False),
     # Calibration alone would meet any goal here: there would be nothing left to train.
     refinement=RefinementConfig(
         max_steps=12, batch_size=64, learning_rate=0.01, calibrate=False, goal=None
@@ -139,7 +139,7 @@ def test_the_bundle_says_it_all_and_runs_by_itself(run, store, file_of, tmp_path
     assert done.returncode == 0
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "model.safetensors", "README.md", "load_example.py", "SHA256SUMS"),
-        *("report.json", "recipe.json"),
+        *("report.json", "report.html", "report.csv", "recipe.json"),
     }
     assert (folder / "report.json").read_text() == file_of(job, "report.json").read_text()
     recipe = json.loads((folder / "recipe.json").read_text())
@@ -345,7 +345,7 @@ def test_a_too_large_batch_is_called_out_of_memory(run, monkeypatch, error):
     def exhausted(*_, **__):
         raise error
 
-    monkeypatch.setattr(conversion_job, "measure_side_by_side", exhausted)
+    monkeypatch.setattr(conversion_job, "measure_step", exhausted)
     job = run(DIGITS)
     assert job.error.code == "out_of_memory"
     assert "measurement.batch_size" in job.error.message
