@@ -10,7 +10,9 @@ from fastapi import FastAPI
 from api.dependencies import Service
 from api.head_requests import answer_head
 from api.headers import SecurityHeaders
+from api.job_bodies import JobBodies
 from api.job_watcher import JobWatcher
+from api.known_keys import KnownKeys
 from api.openapi import document_of
 from api.problems import add_problem_handlers
 from api.receive_deadline import ReceiveDeadline
@@ -75,15 +77,17 @@ def create_app(settings: Settings) -> FastAPI:
     files = FileStore(settings.data_folder)
     files.clear_temporary()
     engine = open_database(settings.database)
-    store = JobStore(engine)
+    store, key_store = JobStore(engine), KeyStore(engine)
     app.state.service = Service(
         settings=settings,
         store=store,
+        bodies=JobBodies(store),
         files=files,
         uploads=UploadStore(engine, files, keep_seconds=settings.upload_seconds),
         partial_uploads=PartialUploads(engine, files, keep_seconds=settings.upload_seconds),
         watcher=JobWatcher(store),
-        keys=KeyStore(engine),
+        keys=key_store,
+        known_keys=KnownKeys(key_store),
         webhooks=WebhookStore(engine),
     )
     if settings.require_keys:

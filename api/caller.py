@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 
+from api.known_keys import KnownKeys
 from api.problems import Problem
 from worker.contract.job import DEFAULT_TENANT
-from worker.contract.key_store import KeyStore, Scope
+from worker.contract.key_store import Scope
 
 _LOCAL_NAMES = ("localhost",)
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
@@ -44,7 +46,7 @@ class Caller:
             )
 
 
-def identify(request: Request, keys: KeyStore, *, require_keys: bool) -> Caller:
+async def identify(request: Request, keys: KnownKeys, *, require_keys: bool) -> Caller:
     """Return who sends a request.
 
     Raises:
@@ -53,7 +55,8 @@ def identify(request: Request, keys: KeyStore, *, require_keys: bool) -> Caller:
     header = request.headers.get("authorization")
     if header is not None:
         kind, _, secret = header.partition(" ")
-        key = keys.find(secret.strip()) if kind.lower() == "bearer" else None
+        secret = secret.strip() if kind.lower() == "bearer" else ""
+        key = keys.recent(secret) or await run_in_threadpool(keys.find, secret)
         if key is None:
             raise Problem(
                 401,

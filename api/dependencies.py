@@ -10,7 +10,9 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.caller import Caller, identify
+from api.job_bodies import JobBodies
 from api.job_watcher import JobWatcher
+from api.known_keys import KnownKeys
 from api.problems import Problem
 from worker.contract.file_store import FileStore
 from worker.contract.job import Job
@@ -28,15 +30,18 @@ class Service:
 
     settings: Settings
     store: JobStore
+    bodies: JobBodies
     files: FileStore
     uploads: UploadStore
     partial_uploads: PartialUploads
     watcher: JobWatcher
     keys: KeyStore
+    known_keys: KnownKeys
     webhooks: WebhookStore
 
 
-def _service(request: Request) -> Service:
+# Asynchronous where there is nothing to wait for: FastAPI hands other functions to a thread.
+async def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
@@ -53,13 +58,13 @@ _bearer = HTTPBearer(
 )
 
 
-def _caller(
+async def _caller(
     request: Request,
     service: ServiceDependency,
     _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
     """Return who asks; looking takes another scope than changing."""
-    caller = identify(request, service.keys, require_keys=service.settings.require_keys)
+    caller = await identify(request, service.known_keys, require_keys=service.settings.require_keys)
     caller.needs(Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE)
     return caller
 
@@ -67,7 +72,7 @@ def _caller(
 CallerDependency = Annotated[Caller, Depends(_caller)]
 
 
-def _admin(caller: CallerDependency) -> Caller:
+async def _admin(caller: CallerDependency) -> Caller:
     caller.needs(Scope.ADMIN)
     return caller
 
@@ -75,7 +80,7 @@ def _admin(caller: CallerDependency) -> Caller:
 AdminDependency = Annotated[Caller, Depends(_admin)]
 
 
-def _tenant(caller: CallerDependency) -> str:
+async def _tenant(caller: CallerDependency) -> str:
     return caller.tenant
 
 
@@ -88,9 +93,14 @@ def _job(job_id: str, service: ServiceDependency, tenant: TenantDependency) -> J
             raise LookupError
         return service.store.get(job_id, tenant=tenant)
     except LookupError:
-        raise Problem(
-            404, "job_not_found", "there is no such job; POST /convert answers with a job's id"
-        ) from None
+        raise job_not_found() from None
+
+
+def job_not_found() -> Problem:
+    """Make the answer to an id that is none of the tenant's."""
+    return Problem(
+        404, "job_not_found", "there is no such job; POST /convert answers with a job's id"
+    )
 
 
 JobDependency = Annotated[Job, Depends(_job)]

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
+from starlette.types import Receive, Scope, Send
 
-from api.dependencies import JobDependency, Service, ServiceDependency
+from api.dependencies import ID, Service, ServiceDependency, TenantDependency, job_not_found
 from api.schemas import EventPage, EventView
-from worker.contract.job import Event, Job, JobState
+from worker.contract.job import Event, JobState
 from worker.contract.job_store import MAX_EVENTS
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -41,7 +42,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     responses=_RESPONSES,
 )
 async def list_events(
-    job: JobDependency,
+    job_id: str,
+    tenant: TenantDependency,
     service: ServiceDependency,
     request: Request,
     after: Annotated[
@@ -58,24 +60,50 @@ async def list_events(
     misses nothing.
     """
     seen = int(last_event_id or 0) if after is None else after
+    try:
+        if not ID.fullmatch(job_id):
+            raise LookupError
+        # No more of the job than this: a stream would hold on to it for as long as it is open.
+        revision, state = await run_in_threadpool(service.store.look, job_id, tenant=tenant)
+    except LookupError:
+        raise job_not_found() from None
     if _STREAM in request.headers.get("accept", "") and request.method != "HEAD":
-        if job.state.is_final and seen >= job.revision:
+        if state.is_final and seen >= revision:
             return Response(status_code=204)
-        return EventSourceResponse(
-            _stream(job, seen, service),
-            # nginx would hold events back.
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
-    found = await run_in_threadpool(service.store.events_of, job.id, after=seen)
+        return EventStream(_stream(job_id, seen, service, request))
+    found = await run_in_threadpool(service.store.events_of, job_id, after=seen)
     return EventPage(events=[EventView.of(event) for event in found])
 
 
-async def _stream(job: Job, seen: int, service: Service) -> AsyncIterator[bytes]:
+class EventStream(Response):
+    """Server-sent events; one task for each stream, where Starlette's own has three."""
+
+    media_type = _STREAM
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        """Send `pieces` until there are no more."""
+        # nginx would hold events back.
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send the head, then each piece at once."""
+        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(head)
+        async for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _stream(
+    job_id: str, seen: int, service: Service, request: Request
+) -> AsyncIterator[bytes]:
     yield format_sse_event(retry=RECONNECT_MILLISECONDS)
-    with service.watcher.watching(job.id) as bell:
-        while True:
+    with service.watcher.watching(job_id) as bell:
+        while not await request.is_disconnected():
             bell.clear()  # before the look, or what comes after it would be missed
-            found = await run_in_threadpool(service.store.events_of, job.id, after=seen)
+            found = await run_in_threadpool(service.store.events_of, job_id, after=seen)
             for event in found:
                 seen = event.number
                 yield _formatted(event)
@@ -84,10 +112,11 @@ async def _stream(job: Job, seen: int, service: Service) -> AsyncIterator[bytes]
             if len(found) == MAX_EVENTS:
                 continue
             try:
-                await asyncio.wait_for(bell.wait(), KEEP_ALIVE_SECONDS)
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    await bell.wait()
             except TimeoutError:
                 yield format_sse_event(comment="waiting")
-            if not await run_in_threadpool(service.store.revisions_of, [job.id]):
+            if not await run_in_threadpool(service.store.revisions_of, [job_id]):
                 return  # it was deleted
 
 

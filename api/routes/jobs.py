@@ -11,6 +11,7 @@ from api.conditional import is_unchanged
 from api.cursor import CURSOR_PATTERN, read_cursor, write_cursor
 from api.dependencies import ID, JobDependency, ServiceDependency, TenantDependency, job_not_found
 from api.downloads import DOWNLOAD_PROBLEMS, Download, download
+from api.negotiation import preferred
 from api.routes.convert import RETRY_SECONDS
 from api.schemas import JobPage, JobSummary, JobView
 from worker.contract.job import JobState
@@ -20,6 +21,11 @@ WEIGHTS_FILE = "model.safetensors"
 ORIGINAL_FILE = "original.safetensors"
 BUNDLE_FILE = "bundle.zip"
 REPORT_FILE = "report.json"
+REPORT_FORMS = {
+    "application/json": REPORT_FILE,
+    "text/html": "report.html",
+    "text/csv": "report.csv",
+}
 
 MAX_LISTED = 200
 """Jobs in one page."""
@@ -129,9 +135,42 @@ def get_bundle(job: JobDependency, service: ServiceDependency) -> Download:
     response_class=FileResponse,
     responses=DOWNLOAD_PROBLEMS,
 )
-def get_report(job: JobDependency, service: ServiceDependency) -> Download:
-    """Return what training costs before and after, accuracy, plan and environment, as JSON."""
-    return download(job, REPORT_FILE, service)
+def get_report(
+    job: JobDependency,
+    service: ServiceDependency,
+    accept: Annotated[str | None, Header(max_length=1000)] = None,
+) -> Download:
+    """Return what training costs by each method, accuracy, plan and environment.
+
+    As JSON; as a page or as CSV where `Accept` likes `text/html` or `text/csv` better.
+    """
+    answer = download(job, REPORT_FORMS[preferred(accept, tuple(REPORT_FORMS))], service)
+    answer.headers["Vary"] = "Accept"
+    return answer
+
+
+@router.get(
+    "/{job_id}/report.html",
+    operation_id="get_report_page",
+    summary="Read the memory report as a page",
+    response_class=FileResponse,
+    responses=DOWNLOAD_PROBLEMS,
+)
+def get_report_page(job: JobDependency, service: ServiceDependency) -> Download:
+    """Return the report as one page that needs no network, with plots and tables."""
+    return download(job, REPORT_FORMS["text/html"], service)
+
+
+@router.get(
+    "/{job_id}/report.csv",
+    operation_id="get_report_table",
+    summary="Download the memory report's figures as CSV",
+    response_class=FileResponse,
+    responses=DOWNLOAD_PROBLEMS,
+)
+def get_report_table(job: JobDependency, service: ServiceDependency) -> Download:
+    """Return the report's figures, one in a row, with what each rests on."""
+    return download(job, REPORT_FORMS["text/csv"], service)
 
 
 @router.get(

@@ -39,6 +39,7 @@ def revoke_key(key_id: str, service: ServiceDependency, _: AdminDependency) -> N
         if not ID.fullmatch(key_id):
             raise LookupError
         service.keys.revoke(key_id)
+        service.known_keys.forget()
     except LookupError:
         raise Problem(
             404, "key_not_found", "there is no such key; GET /keys lists all of them"

@@ -187,3 +187,63 @@ def test_a_range_that_is_not_there_is_a_problem(client, finished):
     # A part of another version is no part: everything comes anew.
     other = client.get(path, headers={"Range": "bytes=0-9", "If-Range": '"x"'})
     assert (other.status_code, other.content) == (200, WEIGHTS)
+
+
+@pytest.fixture
+def reported(client, claims, service, job_id) -> str:
+    """A job whose report is there in its three forms."""
+    claim = claims.claim(job_id, worker="w")
+    files = []
+    for name, media_type in (
+        ("report.json", "application/json"),
+        ("report.html", "text/html"),
+        ("report.csv", "text/csv"),
+    ):
+        with service.files.temporary_folder() as folder:
+            (folder / name).write_text(f"the report as {media_type}")
+            stored = service.files.put(folder / name)
+        files.append(
+            Artifact(
+                name=name,
+                sha256=stored.sha256,
+                num_bytes=stored.num_bytes,
+                media_type=media_type,
+            )
+        )
+    claims.succeed(claim, result={"a": 1}, files=files)
+    return job_id
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("text/csv", "text/csv"),
+        ("text/*", "text/html"),
+        ("text/html;q=0.2, application/json;q=0.9", "application/json"),
+        ("text/html;q=0, */*;q=0.1", "application/json"),
+        ("image/png", "application/json"),
+        ("text/html;q=nonsense, text/csv;q=0.1", "text/csv"),
+    ],
+)
+def test_the_report_comes_in_the_form_that_is_liked_best(client, reported, accept, media_type):
+    headers = {"Accept": accept} if accept is not None else {}
+    answer = client.get(f"/jobs/{reported}/report", headers=headers)
+    assert answer.headers["content-type"].partition(";")[0] == media_type
+    assert answer.text == f"the report as {media_type}"
+    assert answer.headers["vary"] == "Accept"
+
+
+def test_page_and_table_have_addresses_of_their_own(client, reported):
+    page = client.get(f"/jobs/{reported}/report.html")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["content-disposition"].startswith("inline")
+    policy = page.headers["content-security-policy"]
+    # Its own style, and nothing else: no script, no request.
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; ")
+    assert "script-src" not in policy
+    table = client.get(f"/jobs/{reported}/report.csv")
+    assert table.headers["content-type"] == "text/csv; charset=utf-8"
+    assert table.headers["content-security-policy"].startswith("default-src 'none'; frame")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import stat
+import time
 
 import pytest
 
 from api.app import FIRST_KEY_FILE, create_app
+from api.known_keys import HOLD_SECONDS
 from tests.api.conftest import problem_of, served
-from worker.contract.key_store import Scope
+from worker.contract.database import open_database
+from worker.contract.key_store import KeyStore, Scope
 
 ZOO = {"source": {"zoo": "digits_resnet26"}}
 
@@ -160,3 +163,13 @@ def test_a_tenant_keeps_so_many_bytes_and_no_more(settings):
         problem_of(client.post("/uploads", content=b"x" * 200), 429, "quota_exceeded")
         assert client.delete(sent.headers["location"]).status_code == 204
         assert client.post("/uploads", content=b"x" * 200).status_code == 201
+
+
+def test_a_key_that_was_revoked_by_another_process_ends_within_a_second(locked, settings):
+    client, _ = locked
+    elsewhere = KeyStore(open_database(settings.database))
+    key, secret = elsewhere.create(tenant="default", name="n", scopes=[Scope.READ])
+    assert client.get("/jobs", headers=bearer(secret)).status_code == 200
+    elsewhere.revoke(key.id)
+    time.sleep(HOLD_SECONDS)
+    problem_of(client.get("/jobs", headers=bearer(secret)), 401, "invalid_key")

@@ -7,7 +7,16 @@ import sys
 
 import torch
 
-from tests.benchmarks import agreement, core, fidelity, finetune, memory, refine, resumption
+from tests.benchmarks import (
+    agreement,
+    core,
+    fidelity,
+    finetune,
+    memory,
+    refine,
+    resumption,
+    service,
+)
 from tests.benchmarks.claims import Part
 
 PARTS: dict[str, Part] = {
@@ -17,10 +26,11 @@ PARTS: dict[str, Part] = {
     "refine": refine.run,
     "finetune": finetune.run,
     "resumption": resumption.run,
+    "service": service.run,
     "memory": memory.run,
     "peaks": memory.run_peaks,
 }
-DEFAULT = ("agreement", "core", "fidelity", "memory")  # which includes the peaks
+DEFAULT = ("agreement", "core", "fidelity", "service", "memory")  # which includes the peaks
 
 
 def main(names: list[str]) -> int:

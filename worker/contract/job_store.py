@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
+    bindparam,
     delete,
     func,
     insert,
@@ -70,6 +71,12 @@ class Position:
 def new_id() -> str:
     """Return an identifier that nobody can guess."""
     return uuid.uuid4().hex
+
+
+# Made once: putting a query together costs more than running it.
+_LOOK = select(jobs.c.revision, jobs.c.state).where(
+    jobs.c.id == bindparam("id"), jobs.c.tenant == bindparam("tenant")
+)
 
 
 class JobStore:
@@ -166,6 +173,18 @@ class JobStore:
         """
         with self._reader.connect() as connection:
             return read_job(connection, (jobs.c.id == job_id) & (jobs.c.tenant == tenant))
+
+    def look(self, job_id: str, *, tenant: str) -> tuple[int, JobState]:
+        """Return a job's revision and state, at a fraction of what `get` costs.
+
+        Raises:
+            LookupError: the tenant has no such job.
+        """
+        with self._reader.connect() as connection:
+            row = connection.execute(_LOOK, {"id": job_id, "tenant": tenant}).one_or_none()
+        if row is None:
+            raise LookupError(f"no job {job_id}")
+        return row.revision, JobState(row.state)
 
     def find(
         self,

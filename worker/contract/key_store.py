@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Engine, Row, and_, insert, or_, select, update
+from sqlalchemy import Engine, Row, bindparam, insert, or_, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job_store import new_id
@@ -43,6 +43,14 @@ class ApiKey:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+
+
+# Made once: putting a query together costs more than running it.
+_HOLDS = select(api_keys).where(
+    api_keys.c.token_sha256 == bindparam("digest"),
+    api_keys.c.revoked_at.is_(None),
+    or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > database_now()),
+)
 
 
 class KeyStore:
@@ -81,13 +89,8 @@ class KeyStore:
 
     def find(self, secret: str) -> ApiKey | None:
         """Return the key of a secret, if it is one that still holds."""
-        holds = and_(
-            api_keys.c.token_sha256 == _digest(secret),
-            api_keys.c.revoked_at.is_(None),
-            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > database_now()),
-        )
         with self._reader.connect() as connection:
-            row = connection.execute(select(api_keys).where(holds)).one_or_none()
+            row = connection.execute(_HOLDS, {"digest": _digest(secret)}).one_or_none()
         return None if row is None else _key_of(row)
 
     def all(self) -> list[ApiKey]:

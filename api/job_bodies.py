@@ -1,0 +1,41 @@
+"""Jobs as they are sent, kept by revision: who polls a job that has not changed costs little."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+
+from api.schemas import JobView
+from worker.contract.job_store import JobStore
+
+MAX_BODIES = 1000
+
+
+class JobBodies:
+    """The JSON of jobs that were asked for lately; used from many threads."""
+
+    def __init__(self, store: JobStore) -> None:
+        """Read jobs from `store`."""
+        self._store = store
+        self._bodies: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, job_id: str, revision: int, *, tenant: str) -> bytes:
+        """Return a job's JSON, which is the same for as long as its revision is.
+
+        Raises:
+            LookupError: it was deleted meanwhile.
+        """
+        with self._lock:
+            found = self._bodies.get((job_id, revision))
+        if found is not None:
+            return found
+        job = self._store.get(job_id, tenant=tenant)
+        view = JobView.of_all(job, self._store.artifacts_of(job_id), self._store.uploads_of(job))
+        body = view.model_dump_json().encode()
+        if job.revision == revision:  # or it has changed since it was asked for
+            with self._lock:
+                self._bodies[job_id, revision] = body
+                while len(self._bodies) > MAX_BODIES:
+                    self._bodies.popitem(last=False)
+        return body
