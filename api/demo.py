@@ -64,12 +64,13 @@ def _convert(client: httpx.Client, output: Path, say: Say) -> bool:
         say(f"the job has {job['state']}: {job['error']}")
         return False
     weights = output / "model.safetensors"
-    report = output / "report.json"
+    report, page = output / "report.json", output / "report.html"
     _download(client, job["links"]["weights"], weights)
     _download(client, job["links"]["report"], report)
+    _download(client, job["links"]["report"] + ".html", page)
     _show(json.loads(report.read_text()))
     say(f"weights: {weights}  (momentum_core.load({str(weights)!r}) gives the network back)")
-    say(f"report:  {report}")
+    say(f"report:  {page}  (figures: {report})")
     return True
 
 

@@ -13,6 +13,7 @@ from tests.benchmarks import (
     fidelity,
     finetune,
     memory,
+    memory_report,
     refine,
     resumption,
     service,
@@ -29,6 +30,7 @@ PARTS: dict[str, Part] = {
     "service": service.run,
     "memory": memory.run,
     "peaks": memory.run_peaks,
+    "memory-report": memory_report.run,
 }
 DEFAULT = ("agreement", "core", "fidelity", "service", "memory")  # which includes the peaks
 

@@ -156,3 +156,4 @@ def test_the_demo_shows_its_table(tmp_path):
         assert words in done.stdout
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert (tmp_path / "out" / "report.json").exists()
+    assert "<h1>digits_resnet26</h1>" in (tmp_path / "out" / "report.html").read_text()
