@@ -72,7 +72,7 @@ def _by_name(name: str) -> LocalModel:
             raise ArchitectureError(
                 f"{name!r} is no file, no zoo entry and no architecture ({error}); architectures "
                 f"are {', '.join(ARCHITECTURES)}",
-                code="unknown_model",
+                code="unknown_architecture",
             ) from None
         architecture, num_classes = name, _IMAGENET_CLASSES
     else:

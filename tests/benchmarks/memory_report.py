@@ -20,7 +20,7 @@ from tests.benchmarks.claims import Claim
 from tests.profiled import profiled
 
 _NETWORKS = (
-    *(("cifar_resnet20", 32, (8, 64)), ("cifar_resnet56", 32, (8, 64))),
+    *(("cifar_resnet20", 32, (8, 64)), ("cifar_resnet56", 32, (16, 64))),
     *(("resnet18", 128, (4, 16)), ("resnet50", 128, (4, 12)), ("resnext50_32x4d", 96, (4,))),
 )
 _METHODS = (ORIGINAL, EACH_BLOCK, SQRT, MOMENTUM)
@@ -103,9 +103,10 @@ def _cost_of_predicting() -> Iterator[Claim]:
         seconds, peak = found[name]["seconds"], found[name]["peak_bytes"]
         used = found[name]["processor_seconds"]
         sys.stdout.write(
-            f"  ResNet-152, 224 px, batch 512, {name}: {_mib(peak)}, {used:.1f} s of a processor\n"
+            f"  ResNet-152, 224 px, batch 512, {name}: {_mib(peak)}, after {seconds:.1f} s\n"
         )
-        yield Claim(f"ResNet-152, batch 512: seconds to predict {name}", seconds, 10)
+        # Of a processor: what else the machine does makes the time on the wall.
+        yield Claim(f"ResNet-152, batch 512: seconds to predict {name}", used, 10)
     yield Claim("ResNet-152, batch 512: GB of memory", found["resident_bytes"] / 1e9, 1)
 
 
