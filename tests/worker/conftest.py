@@ -13,6 +13,8 @@ from worker.contract.job_store import JobStore
 from worker.contract.outbox import Outbox
 from worker.contract.request import ConvertRequest, Source
 from worker.contract.settings import Settings
+from worker.memory_command import ReportOrder
+from worker.memory_command import report as write_report_of
 from worker.run_job import Services, create_services, run_job
 
 
@@ -53,6 +55,25 @@ def outbox(services) -> Outbox:
 @pytest.fixture
 def claims(services) -> JobClaims:
     return services.claims
+
+
+@pytest.fixture(scope="session")
+def resnet50_folder(tmp_path_factory) -> Path:
+    """The report of a ResNet-50 with random weights, as `momentum report` writes it."""
+    folder = tmp_path_factory.mktemp("resnet50")
+    order = ReportOrder(
+        model="resnet50",
+        gamma=0.5,
+        batch_size=2,
+        image_size=64,
+        repeats=1,
+        optimizer="adam",
+        rivals=False,
+        device="cpu",
+        output=str(folder),
+    )
+    write_report_of(order)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("batch_size", [2, 5, 16])
+@pytest.mark.parametrize("batch_size", [2, 16])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_predicted_is_measured_to_one_percent(name, batch_size):
     torch.manual_seed(0)

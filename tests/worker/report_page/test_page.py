@@ -29,7 +29,16 @@ def page(report_folder):
     return PageReader.of((report_folder / "report.html").read_text())
 
 
-def test_every_figure_of_the_page_is_the_reports(report, page):
+@pytest.fixture(params=["report_folder", "resnet50_folder"], ids=["a whole job", "ResNet-50"])
+def read(request):
+    """A report and its page."""
+    folder = request.getfixturevalue(request.param)
+    report = json.loads((folder / "report.json").read_text())
+    return report, PageReader.of((folder / "report.html").read_text())
+
+
+def test_every_figure_of_the_page_is_the_reports(read):
+    report, page = read
     assert len(page.figures) > 200
     for figure in page.figures:
         value = at(report, figure.path)
@@ -37,7 +46,8 @@ def test_every_figure_of_the_page_is_the_reports(report, page):
         assert says(figure.text, value, figure.form), figure
 
 
-def test_no_figure_stands_on_the_page_that_is_not_marked(report, page):
+def test_no_figure_stands_on_the_page_that_is_not_marked(read):
+    report, page = read
     strings: list[str] = []
 
     def collect(value):
@@ -78,7 +88,8 @@ def test_the_summary_says_the_main_figures_first(report, page):
     assert f"from {top1['original']['top1_percent']:.2f} % to" in text
 
 
-def test_the_report_follows_its_published_schema(report):
+def test_the_report_follows_its_published_schema(read):
+    report, _ = read
     schema = json.loads((ROOT / "docs/report.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
