@@ -58,7 +58,7 @@ def test_a_published_checkpoint_keeps_its_accuracy_and_needs_less_memory(
     request = {
         "preprocessing": CIFAR,
         "refinement": {"max_steps": steps} if steps else None,
-        "measurement": {"repeats": 1},
+        "measurement": {"repeats": 1, "rivals": False, "predict": False},
     }
     with (
         (shared_data / file).open("rb") as weights,
