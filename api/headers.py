@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HEADERS = {
+SECURITY_HEADERS = {
     # Answers are data: nothing in them may run or load anything, nor be shown inside another page.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -45,7 +45,7 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 if scope["path"].removeprefix(scope.get("root_path", "")) in _DOCS_PATHS:
                     headers["Content-Security-Policy"] = _DOCS_POLICY
-                wanted = _HEADERS | (_SECURE_ONLY if scope["scheme"] == "https" else {})
+                wanted = SECURITY_HEADERS | (_SECURE_ONLY if scope["scheme"] == "https" else {})
                 for name, value in wanted.items():
                     headers.setdefault(name, value)
             await send(message)

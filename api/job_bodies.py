@@ -20,8 +20,8 @@ class JobBodies:
         self._bodies: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, job_id: str, revision: int, *, tenant: str) -> bytes:
-        """Return a job's JSON, which is the same for as long as its revision is.
+    def get(self, job_id: str, revision: int, *, tenant: str) -> tuple[bytes, int]:
+        """Return a job's JSON and its revision, which is newer if the job has changed meanwhile.
 
         Raises:
             LookupError: it was deleted meanwhile.
@@ -29,13 +29,12 @@ class JobBodies:
         with self._lock:
             found = self._bodies.get((job_id, revision))
         if found is not None:
-            return found
+            return found, revision
         job = self._store.get(job_id, tenant=tenant)
         view = JobView.of_all(job, self._store.artifacts_of(job_id), self._store.uploads_of(job))
         body = view.model_dump_json().encode()
-        if job.revision == revision:  # or it has changed since it was asked for
-            with self._lock:
-                self._bodies[job_id, revision] = body
-                while len(self._bodies) > MAX_BODIES:
-                    self._bodies.popitem(last=False)
-        return body
+        with self._lock:
+            self._bodies[job_id, job.revision] = body
+            while len(self._bodies) > MAX_BODIES:
+                self._bodies.popitem(last=False)
+        return body, job.revision

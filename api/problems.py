@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from api.headers import SECURITY_HEADERS
 from api.openapi import PROBLEM_TYPE, methods_of
 from momentum_core.errors import MomentumError
 from worker.contract.sandbox import SandboxError
@@ -30,8 +31,11 @@ _STATUS_OF_CODE = {
 """Status of a `MomentumError` by its code; every other one is 422."""
 
 
-class Problem(Exception):
-    """An answer other than success; raised anywhere below a route."""
+class Problem(HTTPException):
+    """An answer other than success; raised anywhere below a route.
+
+    FastAPI passes exceptions of this base on where it would make its own of others.
+    """
 
     def __init__(
         self,
@@ -51,11 +55,13 @@ class Problem(Exception):
             errors: one entry for each wrong field: `pointer` (a JSON pointer) and `detail`.
             headers: further headers.
         """
-        super().__init__(detail)
+        super().__init__(status, detail, headers)
         self.status = status
         self.code = code
         self.errors = errors
-        self.headers = headers
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 def storage_full() -> Problem:
@@ -118,14 +124,19 @@ def add_problem_handlers(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             # Routing knows the methods of the first route only.
-            headers["Allow"] = ", ".join(methods_of(app, request.url.path))
+            headers["Allow"] = ", ".join(
+                methods_of(app, request.url.path.removeprefix(request.scope["root_path"]))
+            )
         return _answer(status, code, detail, headers=headers)
 
     @app.exception_handler(Exception)
     def _(_: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
         return _answer(
-            500, "internal_error", "an error of the service; its log says more; try again"
+            500,
+            "internal_error",
+            "an error of the service; its log says more; try again",
+            headers=SECURITY_HEADERS,  # this answer is made outside of all middleware
         )
 
 

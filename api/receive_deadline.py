@@ -18,7 +18,7 @@ class ReceiveDeadline:
 
         Args:
             app: what receives the body.
-            seconds: that a client has in any case.
+            seconds: that a client has in any case, and that may pass without a byte.
             min_bytes_per_second: at which what has arrived buys further time.
         """
         self._app = app
@@ -30,17 +30,22 @@ class ReceiveDeadline:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, num_bytes, is_whole = time.monotonic(), 0, False
+        num_bytes, waited, is_whole = 0, 0.0, False
 
         async def receive_in_time() -> Message:
-            nonlocal num_bytes, is_whole
+            nonlocal num_bytes, waited, is_whole
             if is_whole:
                 return await receive()  # waits for the client to leave
-            left = started + self._seconds + num_bytes / self._rate - time.monotonic()
+            # Only the waiting counts: the service may be slow itself. And what came fast buys no
+            # silence: the line may be dead.
+            left = min(self._seconds, self._seconds + num_bytes / self._rate - waited)
+            started = time.monotonic()
             try:
-                message = await asyncio.wait_for(receive(), max(left, 0))
+                async with asyncio.timeout(max(left, 0)):
+                    message = await receive()
             except TimeoutError:
                 raise self._too_slow(num_bytes) from None
+            waited += time.monotonic() - started
             if message["type"] == "http.request":
                 num_bytes += len(message.get("body", b""))
                 is_whole = not message.get("more_body", False)

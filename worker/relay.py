@@ -149,8 +149,12 @@ def main() -> None:
     sender = WebhookSender(WebhookStore(engine), JobStore(engine), networks=settings.networks)
     sending = threading.Thread(target=sender.run, args=(stopped,), name="webhooks")
     sending.start()
-    relay.run(stopped)
-    sending.join()
+    try:
+        relay.run(stopped)
+    finally:
+        # However it ends, the process does: its supervisor starts it again.
+        stopped.set()
+        sending.join()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -10,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -26,10 +26,10 @@ from worker.contract.webhook_store import SECRET_PREFIX, Due, WebhookStore
 
 POLL_SECONDS = 0.5
 SEND_SECONDS = 15.0
-"""That a receiver has to answer."""
+"""That a receiver has, however it spends them."""
 
-NUM_THREADS = 8
-"""Receivers that are called at once: a slow one holds up few others."""
+NUM_AT_ONCE = 32
+"""Receivers that are called at once: only that many slow ones hold up others."""
 
 MAX_PROBLEM_CHARACTERS = 200
 
@@ -39,46 +39,74 @@ logger = logging.getLogger(__name__)
 class WebhookSender:
     """Takes messages that are due, and calls their receivers; several may work at once."""
 
-    def __init__(self, store: WebhookStore, jobs: JobStore, *, networks: Sequence[Network]) -> None:
+    def __init__(
+        self,
+        store: WebhookStore,
+        jobs: JobStore,
+        *,
+        networks: Sequence[Network],
+        send_seconds: float = SEND_SECONDS,
+    ) -> None:
         """Use the record.
 
         Args:
             store: the messages.
             jobs: what they are about.
             networks: that may be called although they are not public.
+            send_seconds: that a receiver has, from the look-up of its name to its answer.
         """
         self._store = store
         self._jobs = jobs
         self._networks = networks
+        self._send_seconds = send_seconds
 
     def run(self, stopped: threading.Event) -> None:
         """Work until `stopped` is set; what is being sent then is sent again by the next one."""
-        with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="webhook") as pool:
-            while not stopped.wait(POLL_SECONDS):
+        asyncio.run(self._run(stopped))
+
+    async def _run(self, stopped: threading.Event) -> None:
+        sending: set[asyncio.Task[None]] = set()
+        try:
+            while not stopped.is_set():
                 try:
-                    list(pool.map(self._send, self._store.take_due()))
+                    # As many as are sent at once: none waits here while another could have it.
+                    for due in self._store.take_due(limit=NUM_AT_ONCE - len(sending)):
+                        task = asyncio.create_task(self._send(due))
+                        sending.add(task)
+                        task.add_done_callback(sending.discard)
                 except SQLAlchemyError as error:
                     logger.warning("webhooks wait: the record does not answer (%s)", error)
+                await asyncio.sleep(POLL_SECONDS)
+        finally:
+            for task in sending:
+                task.cancel()
 
-    def _send(self, due: Due) -> None:
+    async def _send(self, due: Due) -> None:
         """Call a receiver once, and record what it said."""
         delivery, status, problem = due.delivery, None, None
         try:
-            job = self._jobs.get(delivery.job_id, tenant=due.tenant)
-            status = _post(check_url(due.url, self._networks), due, job)
+            async with asyncio.timeout(self._send_seconds):
+                job = self._jobs.get(delivery.job_id, tenant=due.tenant)
+                target = await asyncio.to_thread(check_url, due.url, self._networks)
+                status = await _post(target, due, job)
             if not httpx.codes.is_success(status):
                 problem = f"the receiver answered {status}; 2xx is taken as received"
         except LookupError:
             problem = "the job was deleted"
         except RefusedAddressError as error:
             problem = str(error)
-        except (httpx.HTTPError, OSError, ValueError) as error:
+        except TimeoutError:
+            problem = f"the receiver has not answered within {self._send_seconds:g} seconds"
+        except Exception as error:
             problem = f"the receiver could not be reached: {type(error).__name__}"
-        if status == HTTPStatus.GONE:
-            self._store.disable(delivery.webhook_id)
-        self._store.record(
-            delivery, status=status, problem=problem and problem[:MAX_PROBLEM_CHARACTERS]
-        )
+        try:
+            if status == HTTPStatus.GONE:
+                self._store.disable(delivery.webhook_id)
+            self._store.record(
+                delivery, status=status, problem=problem and problem[:MAX_PROBLEM_CHARACTERS]
+            )
+        except SQLAlchemyError:
+            logger.warning("webhook %s: its message is sent once more later", delivery.webhook_id)
         if problem is not None:
             logger.info("webhook %s: %s", delivery.webhook_id, problem)
 
@@ -111,7 +139,7 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
 
-def _post(target: Target, due: Due, job: Job) -> int:
+async def _post(target: Target, due: Due, job: Job) -> int:
     """Send a message to an address that was checked; return the answer's status."""
     delivery, timestamp = due.delivery, int(time.time())
     body = json.dumps(message_of(due, job), separators=(",", ":")).encode()
@@ -127,16 +155,16 @@ def _post(target: Target, due: Due, job: Job) -> int:
     }
     address = f"[{target.address}]" if ":" in target.address else target.address
     url = target.url._replace(netloc=f"{address}:{target.port}", fragment="").geturl()
-    # No proxy of the environment: it would look up the name once more. No redirect either.
-    with (
-        httpx.Client(timeout=SEND_SECONDS, follow_redirects=False, trust_env=False) as client,
-        client.stream(
-            "POST",
-            url,
-            content=body,
-            headers=headers,
-            # The certificate is for the name, not the address.
-            extensions={"sni_hostname": target.host},
-        ) as answer,
-    ):
-        return answer.status_code  # whatever it says besides is of no interest
+    request = httpx.Request(
+        "POST",
+        url,
+        content=body,
+        headers=headers,
+        # The certificate is for the name, not the address.
+        extensions={"sni_hostname": target.host},
+    )
+    # The transport alone: it follows no redirect, keeps no cookie, and asks no proxy.
+    async with httpx.AsyncHTTPTransport(trust_env=False) as transport:
+        answer = await transport.handle_async_request(request)
+        await answer.aclose()  # whatever it says besides is of no interest
+        return answer.status_code

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from api.content_digest import CONTENT_DIGEST_PARAMETER, HEADER, StatedDigest, checked_chunks
 from api.dependencies import Service, ServiceDependency, TenantDependency
@@ -15,6 +15,7 @@ from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED_HEADER, key_reused, read_key
 from api.multipart import MAX_REQUEST_BYTES, ReceivedParts, receive_parts, too_large
 from api.openapi import FILE_CODES, problems
+from api.place import place
 from api.problems import Problem
 from api.quota import check_bytes, check_jobs
 from api.request_body import parse_request, request_schema
@@ -111,7 +112,7 @@ async def convert(
     kind = content_type.partition(";")[0].strip().lower()
     digest = StatedDigest("the request", request.headers.get(HEADER))
     chunks = checked_chunks(request.stream(), digest)
-    with service.files.temporary_folder() as folder:
+    async with contextmanager_in_threadpool(service.files.temporary_folder()) as folder:
         if kind == "multipart/form-data":
             parts = await receive_parts(
                 chunks,
@@ -139,9 +140,10 @@ async def convert(
             raise key_reused() from None
     if not is_new:
         response.headers[REPLAYED_HEADER] = "true"
-    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Location"] = place(request, f"/jobs/{job.id}")
     response.headers["Retry-After"] = str(RETRY_SECONDS)
-    return JobView.of_all(job, [], service.store.uploads_of(job))
+    sent = await run_in_threadpool(service.store.uploads_of, job)
+    return JobView.of_all(job, [], sent)
 
 
 def _submit_once(

@@ -59,7 +59,7 @@ async def list_events(
     each event under its kind, with its number as id: a client that comes back with `Last-Event-ID`
     misses nothing.
     """
-    seen = int(last_event_id or 0) if after is None else after
+    seen = max(after or 0, int(last_event_id or 0))
     try:
         if not ID.fullmatch(job_id):
             raise LookupError

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.dependencies import JobDependency, ServiceDependency, TenantDependency
 from api.openapi import problems
+from api.place import place
 from api.problems import Problem
 from api.quota import check_jobs
 from api.routes.convert import RETRY_SECONDS
@@ -55,7 +56,11 @@ def cancel_job(
     responses=problems("job_not_finished", "too_many_jobs"),
 )
 def retry_job(
-    job: JobDependency, service: ServiceDependency, tenant: TenantDependency, response: Response
+    job: JobDependency,
+    service: ServiceDependency,
+    tenant: TenantDependency,
+    request: Request,
+    response: Response,
 ) -> JobView:
     """Queue a new job with the request and the files of one that has ended."""
     check_jobs(service, tenant)
@@ -64,7 +69,7 @@ def retry_job(
         again = store.retry(job.id, tenant=tenant)
     except JobNotFinishedError:
         raise _not_finished(job, "wait for its end, or cancel it first") from None
-    response.headers["Location"] = f"/jobs/{again.id}"
+    response.headers["Location"] = place(request, f"/jobs/{again.id}")
     response.headers["Retry-After"] = str(RETRY_SECONDS)
     return JobView.of_all(again, [], store.uploads_of(again))
 

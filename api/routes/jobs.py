@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
+from pydantic import StringConstraints
 
 from api.conditional import is_unchanged
 from api.cursor import CURSOR_PATTERN, read_cursor, write_cursor
@@ -30,6 +31,9 @@ REPORT_FORMS = {
 MAX_LISTED = 200
 """Jobs in one page."""
 
+_NO_NUL = "^[^\\x00]*$"  # PostgreSQL has no text with it
+_Text = Annotated[str, StringConstraints(pattern=_NO_NUL)]
+
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
@@ -38,12 +42,13 @@ def list_jobs(
     service: ServiceDependency,
     tenant: TenantDependency,
     state: Annotated[list[JobState], Query(description="One of these.")] = [],  # noqa: B006
-    tag: Annotated[list[str], Query(max_length=MAX_TAGS, description="Every one of these.")] = [],  # noqa: B006
+    tag: Annotated[list[_Text], Query(max_length=MAX_TAGS, description="Every one of these.")] = [],  # noqa: B006
     text: Annotated[
         str | None,
         Query(
             min_length=1,
             max_length=MAX_NAME_CHARACTERS,
+            pattern=_NO_NUL,
             description="Part of the name, or how the id begins.",
         ),
     ] = None,
@@ -83,7 +88,8 @@ def get_job(
             headers["Retry-After"] = str(RETRY_SECONDS)
         if is_unchanged(headers["ETag"], if_none_match):
             return Response(status_code=304, headers=headers)
-        body = service.bodies.get(job_id, revision, tenant=tenant)
+        body, revision = service.bodies.get(job_id, revision, tenant=tenant)
+        headers["ETag"] = f'"{revision}"'  # it may have changed since the look
     except LookupError:
         raise job_not_found() from None
     return Response(body, media_type="application/json", headers=headers)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from api import tus
-from api.dependencies import Service, ServiceDependency, TenantDependency
+from api.dependencies import ServiceDependency, TenantDependency
 from api.multipart import too_large
 from api.openapi import problems
 from api.problems import Problem
+from api.room import check_room, stated_length
 from api.routes.uploads import UploadDependency
 from worker.contract.durable_files import write_all
-from worker.contract.partial_uploads import PartialFile, UploadLockedError
+from worker.contract.partial_uploads import PartialFile, UploadLockedError, Writing
 
 LOCKED_SECONDS = 1
 """When it is worth trying again."""
@@ -112,12 +113,15 @@ async def append_to_upload(
         )
     offset = tus.read_count(headers, "Upload-Offset")
     if not isinstance(upload, PartialFile):
-        raise Problem(
-            409, "upload_complete", f"the upload has all of its {upload.num_bytes} bytes already"
-        )
+        raise _complete(upload.num_bytes)
+    check_room(stated_length(request), service)
+    writing = service.partial_uploads.writing(upload.id, tenant=tenant)
     try:
-        with service.partial_uploads.writing(upload.id) as descriptor:
-            num_received = await _append(request, descriptor, upload, offset, checksum)
+        async with contextmanager_in_threadpool(writing) as opened:
+            num_received = await _append(request, opened, offset, checksum)
+            if num_received == upload.num_bytes:
+                finish = partial(service.partial_uploads.finish, upload.id, tenant=tenant)
+                await run_in_threadpool(finish)
     except UploadLockedError:
         raise Problem(
             423,
@@ -125,21 +129,18 @@ async def append_to_upload(
             "another request sends a piece of this upload; try again when it has ended",
             headers={"Retry-After": str(LOCKED_SECONDS)},
         ) from None
-    if num_received == upload.num_bytes:
-        await run_in_threadpool(_finish, upload, service, tenant)
+    except LookupError:
+        raise Problem(
+            404, "upload_not_found", "the upload was finished or deleted while the piece came"
+        ) from None
     return Response(status_code=204, headers=tus.state(num_received, upload.expires_at))
 
 
 async def _append(
-    request: Request,
-    descriptor: int,
-    upload: PartialFile,
-    offset: int,
-    checksum: tus.Checksum | None,
+    request: Request, opened: Writing, offset: int, checksum: tus.Checksum | None
 ) -> int:
     """Write a piece; return how much of the file is there afterwards."""
-    # While nobody else writes, the file itself says where its end is.
-    received = os.lseek(descriptor, 0, os.SEEK_CUR)
+    received, descriptor = opened.file.num_received, opened.descriptor
     if offset != received:
         raise Problem(
             409,
@@ -151,31 +152,26 @@ async def _append(
     try:
         async for chunk in request.stream():
             received += len(chunk)
-            if received > upload.num_bytes:
-                os.ftruncate(descriptor, offset)
-                raise too_large(upload.num_bytes)
+            if received > opened.file.num_bytes:
+                raise too_large(opened.file.num_bytes)
             if digest is not None:
                 digest.update(chunk)
             await run_in_threadpool(write_all, descriptor, chunk)
-    except ClientDisconnect:
-        if digest is not None:
-            os.ftruncate(descriptor, offset)  # nobody can tell whether it arrived as it was sent
+        if checksum is not None and digest is not None and digest.digest() != checksum.digest:
+            raise Problem(
+                460,
+                "chunk_checksum_mismatch",
+                f"the {checksum.algorithm} of the piece is {digest.hexdigest()}, Upload-Checksum "
+                f"says {checksum.digest.hex()}: it was changed on its way; send it again",
+            )
+    except BaseException as error:
+        # What nobody has checked does not stay; without a checksum, what has come is kept.
+        is_foreign = isinstance(error, Problem) and error.code == "upload_too_large"
+        if digest is not None or is_foreign:
+            os.ftruncate(descriptor, offset)
         raise
-    if checksum is not None and digest is not None and digest.digest() != checksum.digest:
-        os.ftruncate(descriptor, offset)
-        raise Problem(
-            460,
-            "chunk_checksum_mismatch",
-            f"the {checksum.algorithm} of the piece is {digest.hexdigest()}, Upload-Checksum says "
-            f"{checksum.digest.hex()}: it was changed on its way; send it again",
-        )
     return received
 
 
-def _finish(upload: PartialFile, service: Service, tenant: str) -> None:
-    try:
-        service.partial_uploads.finish(upload.id, tenant=tenant)
-    except LookupError:
-        raise Problem(
-            404, "upload_not_found", "the upload was deleted while its last piece arrived"
-        ) from None
+def _complete(num_bytes: int) -> Problem:
+    return Problem(409, "upload_complete", f"the upload has all of its {num_bytes} bytes already")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from api import tus
 from api.content_digest import CONTENT_DIGEST_PARAMETER, HEADER, StatedDigest, checked_chunks
 from api.dependencies import ID, Service, ServiceDependency, TenantDependency
 from api.multipart import too_large
 from api.openapi import problems
+from api.place import place
 from api.problems import Problem
 from api.quota import check_bytes
 from api.room import check_room, stated_length
@@ -74,11 +76,11 @@ async def create_upload(
             "POST /uploads takes the file itself as its body, not a form: "
             "curl --data-binary @FILE -H 'Content-Type: application/octet-stream'",
         )
-    with service.files.temporary_folder() as folder:
+    async with contextmanager_in_threadpool(service.files.temporary_folder()) as folder:
         path = folder / "upload"
         await _receive(request, path, service.settings.max_upload_bytes)
         kept = await run_in_threadpool(service.uploads.keep, path, tenant=tenant)
-    response.headers["Location"] = f"/uploads/{kept.id}"
+    response.headers["Location"] = place(request, f"/uploads/{kept.id}")
     return UploadView.of(kept)
 
 
@@ -93,7 +95,9 @@ async def _begin(request: Request, response: Response, service: Service, tenant:
     await run_in_threadpool(check_bytes, num_bytes, service, tenant)
     begin = partial(service.partial_uploads.begin, metadata=metadata, tenant=tenant)
     file = await run_in_threadpool(begin, num_bytes)
-    response.headers.update(tus.state(0, file.expires_at) | {"Location": f"/uploads/{file.id}"})
+    response.headers.update(
+        tus.state(0, file.expires_at) | {"Location": place(request, f"/uploads/{file.id}")}
+    )
     return UploadView.of(file)
 
 
@@ -103,14 +107,10 @@ def _upload(
     try:
         if not ID.fullmatch(upload_id):
             raise LookupError
-        try:
-            return service.uploads.get(upload_id, tenant=tenant)
-        except LookupError:
-            file = service.partial_uploads.get(upload_id, tenant=tenant)
-        if not file.is_complete:
-            return file
-        # Its last request was killed before it could say so.
-        service.partial_uploads.finish(upload_id, tenant=tenant)
+        # In this order: one that is finished meanwhile is found by the second look.
+        with suppress(LookupError):
+            service.partial_uploads.settle(upload_id, tenant=tenant)
+            return service.partial_uploads.get(upload_id, tenant=tenant)
         return service.uploads.get(upload_id, tenant=tenant)
     except LookupError:
         raise _not_found(service) from None

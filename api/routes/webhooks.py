@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Annotated
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends
+from fastapi.concurrency import run_in_threadpool
 
 from api.dependencies import ID, ServiceDependency, TenantDependency
 from api.openapi import problems
@@ -20,6 +24,10 @@ from api.schemas import (
 from worker.contract.address_guard import RefusedAddressError, check_url
 from worker.contract.webhook_store import MAX_WEBHOOKS, TooManyWebhooksError, Webhook
 
+RESOLVE_SECONDS = 5.0
+_resolvers = CapacityLimiter(4)
+"""Threads that wait for name servers: a slow one must not take those of the routes."""
+
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
 
@@ -30,7 +38,7 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
     status_code=201,
     responses=problems("refused_address", "too_many_webhooks"),
 )
-def create_webhook(
+async def create_webhook(
     wanted: WebhookRequest, service: ServiceDependency, tenant: TenantDependency
 ) -> NewWebhookView:
     """Make a webhook; its signing secret is in this answer and nowhere else.
@@ -38,10 +46,18 @@ def create_webhook(
     Messages are signed and sent again by the Standard Webhooks rules.
     """
     try:
-        check_url(wanted.url, service.settings.networks)
-        webhook, secret = service.webhooks.create(
-            tenant=tenant, url=wanted.url, kinds={str(kind) for kind in wanted.events}
-        )
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            networks = service.settings.networks
+            await to_thread.run_sync(
+                check_url, wanted.url, networks, limiter=_resolvers, abandon_on_cancel=True
+            )
+        kinds = {str(kind) for kind in wanted.events}
+        create = partial(service.webhooks.create, tenant=tenant, url=wanted.url, kinds=kinds)
+        webhook, secret = await run_in_threadpool(create)
+    except TimeoutError:
+        raise Problem(
+            422, "refused_address", "the url is refused: its host's address is not found in time"
+        ) from None
     except RefusedAddressError as error:
         raise Problem(422, "refused_address", f"the url is refused: {error}") from None
     except TooManyWebhooksError:

@@ -37,11 +37,15 @@ def application(settings):
 
 
 @contextmanager
-def served(application, *, head_seconds: float = 30.0) -> Iterator[httpx.Client]:
+def served(
+    application, *, head_seconds: float = 30.0, root_path: str = ""
+) -> Iterator[httpx.Client]:
     """Serve an application over real HTTP on a free port, as api/server.py does."""
     listener = socket.create_server(("127.0.0.1", 0))
     http = bounded_protocol(head_seconds)
-    server = uvicorn.Server(uvicorn.Config(application, http=http, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(application, http=http, root_path=root_path, log_level="warning")
+    )
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     while not server.started:

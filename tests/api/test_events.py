@@ -153,3 +153,18 @@ def test_a_last_event_that_is_no_number_is_refused(client, job_id, number):
 def test_a_stream_of_no_job_is_refused(client):
     answer = client.get(f"/jobs/{'0' * 32}/events", headers=STREAM)
     problem_of(answer, 404, "job_not_found")
+
+
+def test_a_stream_that_comes_back_goes_on_where_it_was_not_where_it_began(client, service, claims):
+    job_id = client.post("/convert", json={"source": {"zoo": "digits_resnet26"}}).json()["id"]
+    claims.succeed(claims.claim(job_id, worker="w"), result={}, files=[])
+    newest = client.get(f"/jobs/{job_id}").headers["etag"].strip('"')
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": newest}
+    # A browser sends the URL as it was, and says besides what it has seen since.
+    again = client.get(f"/jobs/{job_id}/events", params={"after": 1}, headers=headers)
+    assert again.status_code == 204
+
+
+def test_text_that_no_database_can_hold_is_refused(client):
+    for query in ({"text": "a\x00"}, {"tag": "\x00"}):
+        problem_of(client.get("/jobs", params=query), 422, "invalid_request")

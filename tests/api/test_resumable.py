@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import os
 import socket
 import threading
 import time
@@ -175,7 +176,7 @@ def test_what_never_arrives_expires(service, client, stored_files):
 def test_only_one_request_writes_at_a_time(client, service):
     url = begin(client, 10)
     upload_id = url.rpartition("/")[2]
-    with service.partial_uploads.writing(upload_id):
+    with service.partial_uploads.writing(upload_id, tenant="default"):
         answer = send(client, url, b"x", 0)
         problem_of(answer, 423, "upload_locked")
         assert int(answer.headers["retry-after"]) > 0
@@ -185,10 +186,11 @@ def test_only_one_request_writes_at_a_time(client, service):
 def test_a_last_piece_whose_request_was_killed_is_found_to_be_there(client, service):
     """Killed between the last byte and the record: whoever asks next completes it."""
     url = begin(client, 5)
-    with service.partial_uploads.writing(url.rpartition("/")[2]) as descriptor:
-        import os
-
-        os.write(descriptor, b"12345")
+    upload_id = url.rpartition("/")[2]
+    with service.partial_uploads.writing(upload_id, tenant="default") as writing:
+        os.write(writing.descriptor, b"12345")
+        # Whoever has it open may cut it off yet.
+        assert client.get(url).json()["sha256"] is None
     view = client.get(url).json()
     assert view["sha256"] == hashlib.sha256(b"12345").hexdigest()
 
@@ -223,6 +225,36 @@ def test_what_arrived_before_the_connection_broke_is_kept(client):
     assert settled(client, url) == 3000  # unchecked: it may be wrong
     assert send(client, url, CONTENT[3000:], 3000).is_success
     assert client.get(url).json()["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_nobody_finishes_a_piece_that_is_not_checked_yet(client):
+    """All bytes are there, and their checksum is wrong; who asks meanwhile sees no whole file."""
+    url = begin(client, 1000)
+    host, port = client.base_url.host, client.base_url.port
+    given = TUS | TYPE | {"Upload-Offset": "0", "Transfer-Encoding": "chunked"} | checksum(b"other")
+    lines = [f"PATCH {url} HTTP/1.1", f"Host: {host}:{port}"]
+    lines += [f"{name}: {value}" for name, value in given.items()]
+    with socket.create_connection((host, port)) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        connection.sendall(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        time.sleep(0.3)
+        assert client.get(url).json()["sha256"] is None
+        assert "upload-offset" in client.head(url).headers
+        connection.sendall(b"0\r\n\r\n")
+        connection.settimeout(10)
+        assert b" 460 " in connection.recv(65536)
+    assert offset_of(client, url) == 0
+    assert send(client, url, b"y" * 1000, 0).is_success
+    assert client.get(url).json()["sha256"] == hashlib.sha256(b"y" * 1000).hexdigest()
+
+
+def test_a_file_that_was_dropped_meanwhile_does_not_come_back(client, service, stored_files):
+    upload_id = begin(client, 10).rpartition("/")[2]
+    service.uploads.drop(upload_id, tenant="default")
+    writing = service.partial_uploads.writing(upload_id, tenant="default")
+    with pytest.raises(LookupError), writing:
+        pass
+    assert stored_files() == []
 
 
 @pytest.mark.timeout(600)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
@@ -85,19 +85,63 @@ def test_what_comes_fast_enough_may_take_longer(address):
         assert connection.recv(65536).startswith(b"HTTP/1.1 201")
 
 
-def test_a_head_beyond_all_measure_is_refused(address):
+@pytest.mark.parametrize("line", [b"X-{}: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
+def test_a_head_beyond_all_measure_is_refused(tmp_path, line):
+    """Many headers, or one that does not end; long before its time is over."""
+    settings = Settings(data_dir=tmp_path / "d", broker_url="redis://127.0.0.1:1/0")
+    with served(create_app(settings), head_seconds=600) as client:
+        host, port = client.base_url.host, client.base_url.port
+        with socket.create_connection((host, port)) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nA: ")
+            for number in range(60):
+                connection.sendall(line.replace(b"{}", str(number).encode()))
+            connection.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)  # so far it may still become a request
+            connection.settimeout(10)
+            with suppress(ConnectionError):  # it may be closed while we write
+                for _ in range(300):
+                    connection.sendall(line)
+            with suppress(ConnectionError):
+                assert everything(connection)[:12] in (b"", b"HTTP/1.1 400")
+        assert client.get("/healthz").status_code == 200
+
+
+def test_line_ends_after_an_answer_do_not_keep_a_connection_open(address):
     with socket.create_connection(address) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-        answer = b""
-        try:
-            for number in range(200):
-                connection.sendall(f"X-{number}: {'a' * 1000}\r\n".encode())
-            answer = everything(connection)
-        except ConnectionError:
-            pass  # it was closed while we wrote
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
-    host, port = address
-    assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        connection.settimeout(20 * SECONDS)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"\r\n")
+        assert everything(connection) == b""
+
+
+def test_the_rest_of_a_refused_body_does_not_keep_a_connection_open(address):
+    with socket.create_connection(address) as connection:
+        connection.sendall(head(10**12))
+        connection.settimeout(20 * SECONDS)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+        connection.sendall(b"x")
+        assert everything(connection) == b""
+
+
+def test_a_body_that_was_fast_may_not_fall_silent(address):
+    """What has come would be worth a thousand seconds; the line is dead all the same."""
+    with socket.create_connection(address) as connection:
+        connection.sendall(head(2_000_000) + b"x" * 1_000_000)
+        started = time.monotonic()
+        connection.settimeout(20 * SECONDS)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - started < 10 * SECONDS
+
+
+def test_a_slow_body_of_json_is_said_to_be_slow(address):
+    with socket.create_connection(address) as connection:
+        lines = ["POST /webhooks HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
+        start = "\r\n".join([*lines, "Content-Length: 100", "", "{"]).encode()
+        connection.sendall(start)
+        connection.settimeout(20 * SECONDS)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408")
 
 
 def test_many_slow_clients_keep_nobody_out(address):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
 
@@ -60,9 +61,9 @@ def hooks(store) -> WebhookStore:
 
 
 @contextmanager
-def sending(hooks, store, networks=LOOPBACK):
+def sending(hooks, store, networks=LOOPBACK, **options):
     stopped = threading.Event()
-    sender = WebhookSender(hooks, store, networks=networks)
+    sender = WebhookSender(hooks, store, networks=networks, **options)
     thread = threading.Thread(target=sender.run, args=(stopped,))
     thread.start()
     try:
@@ -143,6 +144,43 @@ def test_a_redirect_is_not_followed(hooks, store, receiver, hook):
     with sending(hooks, store):
         assert attempted(hooks, hook[0].id).status == 307
     assert len(receiver.got) == 1
+
+
+@pytest.mark.parametrize("location", ["http:foo", "http://[::1", "//"])
+def test_no_answer_ends_the_sender(hooks, store, receiver, hook, location):
+    receiver.status = 302
+    receiver.headers = {"Location": location}
+    cancel_one(store)
+    with sending(hooks, store):
+        attempted(hooks, hook[0].id)
+        receiver.status = 200
+        hooks.send_again(hooks.deliveries_of(hook[0].id)[0].id, webhook_id=hook[0].id)
+        for _ in range(400):
+            [found] = hooks.deliveries_of(hook[0].id)
+            if found.state == DeliveryState.DELIVERED:
+                break
+            time.sleep(0.05)
+    assert found.state == DeliveryState.DELIVERED
+
+
+def test_a_receiver_that_drips_loses_its_time_and_holds_up_nobody(hooks, store, receiver, hook):
+    """A byte now and then would keep a limit on silence from ever being reached."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        slow, _ = hooks.create(tenant="default", url=url, kinds=["cancelled"])
+        cancel_one(store)
+        with sending(hooks, store, send_seconds=3.0):
+            assert attempted(hooks, hook[0].id).state == DeliveryState.DELIVERED
+            assert "within 3 seconds" in attempted(hooks, slow.id).problem
+
+
+def drip(listener) -> None:
+    connection, _ = listener.accept()
+    with connection, suppress(OSError):
+        while True:
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            time.sleep(0.2)
 
 
 def test_a_receiver_that_is_gone_is_not_called_again(hooks, store, receiver, hook):

@@ -18,6 +18,19 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_URL_CHARACTERS = 2000
 _PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Python calls them global: local NAT64, translated and compatible IPv4, segment routing, the old
+# 6to4 relays, and the host of Azure's machines.
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b:1::/48",
+        "::ffff:0:0:0/96",
+        "::/96",
+        "5f00::/16",
+        "192.88.99.0/24",
+        "168.63.129.16/32",
+    )
+)
 _LOW_32_BITS = 2**32 - 1
 
 
@@ -55,7 +68,8 @@ def check_url(url: str, allowed: Sequence[Network]) -> Target:
     for address in addresses:
         if not is_allowed(address, allowed):
             raise RefusedAddressError(
-                f"the host {host[:100]!a} is at {address}, which is not public; the operator "
+                # Not which address: that would tell strangers about the operator's network.
+                f"the host {host[:100]!a} is at an address that is not public; the operator "
                 "allows further networks with MOMENTUM_WEBHOOK_NETWORKS"
             )
     return Target(parts, host, port, str(addresses[0]))
@@ -72,6 +86,8 @@ def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
 def _is_public(address: Address) -> bool:
     # Python calls site-local addresses global; they were private before there was fc00::/7.
     is_site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
     return address.is_global and not address.is_multicast and not is_site_local
 
 

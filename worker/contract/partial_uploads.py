@@ -45,6 +45,16 @@ class PartialFile:
         return self.num_received == self.num_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A file that is open to be written to."""
+
+    file: PartialFile
+    """As it is, now that nobody else changes it."""
+    descriptor: int
+    """Its position is the file's end."""
+
+
 class PartialUploads:
     """The files that are on their way; every method takes the tenant that asks."""
 
@@ -72,6 +82,10 @@ class PartialUploads:
                 "expires_at": now + self._keep_seconds,
             }
             connection.execute(insert(uploads), row)
+        # The file after the row: what a crash leaves is a row, which expires.
+        path = self._files.received_path(upload_id)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        sync_folder(path.parent)
         return PartialFile(
             id=upload_id,
             num_bytes=num_bytes,
@@ -108,35 +122,55 @@ class PartialUploads:
         )
 
     @contextmanager
-    def writing(self, upload_id: str) -> Iterator[int]:
-        """Open a file to write at its end; no other process does so meanwhile.
+    def writing(self, upload_id: str, *, tenant: str) -> Iterator[Writing]:
+        """Open a file to write at its end; nobody else writes or finishes it meanwhile.
 
         What was written is durable afterwards, however the body ends.
 
-        Yields:
-            A descriptor, whose position is the end.
-
         Raises:
-            UploadLockedError: another request writes to it.
+            UploadLockedError: another request has it open.
+            LookupError: the tenant has none of this id on its way (any more).
         """
         path = self._files.received_path(upload_id)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise LookupError("no such upload") from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UploadLockedError from None
+            file = self.get(upload_id, tenant=tenant)  # it may have been finished before the lock
             os.lseek(descriptor, 0, os.SEEK_END)
             try:
-                yield descriptor
+                yield Writing(file, descriptor)
             finally:
                 os.fsync(descriptor)
-                sync_folder(path.parent)
         finally:
             os.close(descriptor)
 
+    def settle(self, upload_id: str, *, tenant: str) -> None:
+        """Finish a file that is all there, unless a request has it open.
+
+        Its last request may have been killed before it could say so.
+
+        Raises:
+            LookupError: the tenant has none of this id on its way.
+        """
+        if not self.get(upload_id, tenant=tenant).is_complete:
+            return
+        try:
+            with self.writing(upload_id, tenant=tenant) as writing:
+                if writing.file.is_complete:
+                    self.finish(upload_id, tenant=tenant)
+        except UploadLockedError:
+            return
+
     def finish(self, upload_id: str, *, tenant: str) -> None:
-        """Say that a file is complete; requests may name it from now on. Twice does no harm.
+        """Say that a file is complete; requests may name it, and nobody writes to it, from now on.
+
+        To be called while the file is open for `writing`, or what is read may be cut off yet.
 
         Raises:
             LookupError: it was dropped meanwhile.

@@ -26,6 +26,8 @@ def note_messages(connection: Connection, job_id: str, number: int, kind: str) -
     mine = select(webhooks.c.id, webhooks.c.kinds).where(
         webhooks.c.tenant == tenant, webhooks.c.disabled_at.is_(None)
     )
+    # On PostgreSQL, deleting one waits until its message is noted; SQLite has one writer anyway.
+    mine = mine.with_for_update(read=True, key_share=True)
     for webhook in connection.execute(mine).all():
         if kind in webhook.kinds:
             connection.execute(

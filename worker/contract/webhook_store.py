@@ -184,13 +184,18 @@ class WebhookStore:
             raise LookupError("no such message")
         return _delivery(row)
 
-    def take_due(self) -> list[Due]:
-        """Return the messages that are to be sent now; nobody else gets them meanwhile."""
+    def take_due(self, *, limit: int = MAX_DELIVERIES) -> list[Due]:
+        """Return messages that are to be sent now, the longest due first; nobody else gets them."""
         is_due = and_(
             webhook_deliveries.c.state == DeliveryState.PENDING,
             webhook_deliveries.c.next_at <= database_now(),
         )
-        query = select(webhook_deliveries.c.id).where(is_due).limit(MAX_DELIVERIES)
+        query = (
+            select(webhook_deliveries.c.id)
+            .where(is_due)
+            .order_by(webhook_deliveries.c.next_at)
+            .limit(limit)
+        )
         with self._reader.connect() as connection:
             found = connection.scalars(query).all()
         taken = []
@@ -242,7 +247,9 @@ class WebhookStore:
             values |= {"state": state, "next_at": None, "finished_at": database_now()}
         mine = and_(
             webhook_deliveries.c.id == delivery.id,
-            webhook_deliveries.c.attempts == delivery.attempts,
+            webhook_deliveries.c.state == DeliveryState.PENDING,
+            # As it was taken: if its time has passed, somebody else may have it.
+            webhook_deliveries.c.next_at == delivery.next_at,
         )
         with self._engine.begin() as connection:
             connection.execute(update(webhook_deliveries).where(mine).values(**values))

@@ -160,8 +160,8 @@ def _grid(x: Axis, y: Axis, x_title: str, y_title: str) -> Markup:
     parts.append(
         Markup(
             '<text class="axis" text-anchor="middle" x="{}" y="{}">{}</text>'
-            '<text class="axis axis-y" text-anchor="middle" transform="translate(14 {}) rotate(-90)">{}'
-            "</text>"
+            '<text class="axis axis-y" text-anchor="middle" '
+            'transform="translate(14 {}) rotate(-90)">{}</text>'
         ).format((LEFT + RIGHT) / 2, BOTTOM + 46, x_title, middle, y_title)
     )
     return Markup("").join(parts)

@@ -43,6 +43,11 @@ PRIVATE = [
     "[fec0::1]",
     "[ff02::1]",
     "[2001:db8::1]",
+    "[64:ff9b:1::7f00:1]",
+    "[::ffff:0:7f00:1]",
+    "[::7f00:1]",
+    "192.88.99.1",
+    "168.63.129.16",
 ]
 
 
@@ -99,8 +104,9 @@ def names(monkeypatch):
 
 def test_one_private_address_among_public_ones_is_enough(names):
     names["mixed.example"] = ["1.1.1.1", "10.0.0.1"]
-    with pytest.raises(RefusedAddressError, match=r"10\.0\.0\.1"):
+    with pytest.raises(RefusedAddressError, match="not public") as caught:
         check_url("https://mixed.example/", [])
+    assert "10.0" not in str(caught.value)  # a map of the operator's network is nobody's business
     names["internal.internal"] = ["192.168.0.1"]
     with pytest.raises(RefusedAddressError):
         check_url("https://internal.internal/", [])
