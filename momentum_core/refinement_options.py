@@ -19,7 +19,7 @@ Criterion = Literal["absolute", "relative"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Augmentation = Literal["auto", "shift", "none"]
 
-USUAL_FINETUNING_BATCH, USUAL_FINETUNING_RATE = 16, 0.01
+USUAL_FINETUNING_BATCH, USUAL_FINETUNING_RATE = 16, 0.003
 
 _NO_REFINEMENT = "to convert without refining, set refinement to null"
 
@@ -82,7 +82,7 @@ class RefinementConfig:
     whole batch. Halved once when memory runs out."""
 
     learning_rate: float | Auto = "auto"
-    """Peak of SGD with momentum 0.9; it falls to 0 along a cosine. `auto`: 0.01 for 128 images, in
+    """Peak of SGD with momentum 0.9; it falls to 0 along a cosine. `auto`: 0.03 for 128 images, in
     proportion to the batch size."""
 
     weight_decay: float | Auto = "auto"
@@ -127,7 +127,7 @@ class RefinementConfig:
             if getattr(self, name) != "auto":
                 check_integer(name, getattr(self, name), low=low, high=high)
         for name, least, most, remedy in (
-            ("learning_rate", 0, 10, "try 0.01"),
+            ("learning_rate", 0, 10, "try 0.03"),
             ("weight_decay", 0, 1, "try 1e-4"),
             ("temperature", 0.1, 100, "try 4"),
             ("label_weight", 0, 1, "try 0.1"),
@@ -160,14 +160,15 @@ class FinetuningConfig:
     """Time at most, for each of the two networks."""
 
     head_steps: int | Auto = "auto"
-    """Steps at the start in which the new head alone learns. `auto`: a fifth of `max_steps`."""
+    """Steps at the start in which the new head alone learns. `auto`: a third of `max_steps`."""
 
     batch_size: int | Auto = "auto"
     """Images in a step. `auto`: 16, or a quarter of the images if those are fewer."""
 
     micro_batch_size: int | Auto = "auto"
     learning_rate: float | Auto = "auto"
-    """`auto`: 0.01 for 16 images, in proportion to the batch size."""
+    """`auto`: 0.003 for 16 images, in proportion to the batch size; the new head's is ten times as
+    large."""
 
     weight_decay: float | Auto = "auto"
     augmentation: Augmentation = "auto"
@@ -193,7 +194,7 @@ class FinetuningConfig:
     @property
     def num_head_steps(self) -> int:
         """Steps in which the head alone learns."""
-        return self.max_steps // 5 if self.head_steps == "auto" else self.head_steps
+        return self.max_steps // 3 if self.head_steps == "auto" else self.head_steps
 
     def as_refinement(self, *, num_images: int | None = None) -> RefinementConfig:
         """Return the options of the training itself: from labels alone, for the whole budget.

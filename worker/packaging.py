@@ -19,7 +19,7 @@ from momentum_core.refinement import evaluate
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact
 from worker.model_source import LoadedSource
-from worker.report import PAGE_FILE, REPORT_FILE, TABLE_FILE, Accuracy
+from worker.report import HISTORY_FILE, PAGE_FILE, REPORT_FILE, TABLE_FILE, Accuracy
 
 WEIGHTS_FILE = "model.safetensors"
 ORIGINAL_FILE = "original.safetensors"
@@ -41,6 +41,7 @@ _MEDIA_TYPES = {
     REPORT_FILE: "application/json",
     PAGE_FILE: "text/html",
     TABLE_FILE: "text/csv",
+    HISTORY_FILE: "application/json",
     BUNDLE_FILE: "application/zip",
 }
 

@@ -23,6 +23,7 @@ from worker.report_blocks import blocks_json
 from worker.report_page import csv_text, html_text, summary
 
 REPORT_FILE = "report.json"
+HISTORY_FILE = "history.json"
 PAGE_FILE, TABLE_FILE = "report.html", "report.csv"
 SCHEMA = 4
 
@@ -155,13 +156,29 @@ def _percents(accuracy: dict[str, Any], name: str) -> dict[str, float] | None:
     return None if None in percents.values() else percents
 
 
+def history_of(report: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how losses and figures went over the steps, by network; None without training."""
+    tuned = report.get("finetuning")
+    networks = {
+        "original": tuned and tuned["original"],
+        "momentum": tuned["momentum"] if tuned else report.get("refinement"),
+    }
+    names = ("evaluations", "series", "series_stride", "resumed_at")
+    found = {
+        network: {name: one[name] for name in names} for network, one in networks.items() if one
+    }
+    return found or None
+
+
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write the report as JSON, and beside it the page and the table."""
+    """Write the report as JSON, and beside it the page, the table, and the history of training."""
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     path.write_text(text)
     written = json.loads(text)  # page and table show what the file says
     path.with_name(PAGE_FILE).write_text(html_text(written))
     path.with_name(TABLE_FILE).write_text(csv_text(written))
+    if (history := history_of(written)) is not None:
+        path.with_name(HISTORY_FILE).write_text(json.dumps(history, indent=2) + "\n")
 
 
 def _gamma_search(refinement: RefinementResult | None) -> list[dict[str, Any]]:

@@ -173,7 +173,7 @@ def finetune(
             identity = identity_of((model,), data, **told)
             resumption = Resumption(checkpoints(which), identity)
         score = judge.score_of_first(model, training.stepper.processes)
-        state = train(model, score, training, resumption)
+        state = train(model, score, training, resumption, head=head)
         trained[which] = _trained(state, training, resumption)
     return Finetuning(
         models["original"],

@@ -13,7 +13,7 @@ from momentum_core.errors import ConfigError
 from momentum_core.refinement.training_images import TrainingImages
 
 USUAL_BATCH = 128
-USUAL_LEARNING_RATE = 0.01
+USUAL_LEARNING_RATE = 0.03
 """For `USUAL_BATCH` images, and in proportion for others (Goyal et al. 2017, arXiv:1706.02677)."""
 
 USUAL_TEMPERATURE = 4.0

@@ -140,7 +140,7 @@ class Training:
             self.prepare_step(state.step)
         rate = learning_rate(self.recipe, state.step)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         images, labels = self.batches.of_step(state.step)
         torch.manual_seed(self.batches.torch_seed(state.step))
         called = self.called or state.model
@@ -154,11 +154,11 @@ class Training:
 
     def _evaluate(self, state: TrainingState) -> None:
         score = self.judge.score_of_first(state.model, self.stepper.processes)
-        found = Evaluated(step=state.step, percent=score.percent, loss=score.loss)
-        state.evaluations.append(found)
         if not math.isfinite(score.loss):
             state.stopped = "diverged"
             return
+        found = Evaluated(step=state.step, percent=score.percent, loss=score.loss)
+        state.evaluations.append(found)
         is_met = self.judge.is_met(score)
         if is_met or score.is_better_than(state.best_score):
             state.best, state.best_score = weights_of(state.model), score

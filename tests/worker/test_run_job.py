@@ -139,7 +139,7 @@ def test_the_bundle_says_it_all_and_runs_by_itself(run, store, file_of, tmp_path
     assert done.returncode == 0
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "model.safetensors", "README.md", "load_example.py", "SHA256SUMS"),
-        *("report.json", "report.html", "report.csv", "recipe.json"),
+        *("report.json", "report.html", "report.csv", "recipe.json", "history.json"),
     }
     assert (folder / "report.json").read_text() == file_of(job, "report.json").read_text()
     recipe = json.loads((folder / "recipe.json").read_text())
@@ -241,7 +241,7 @@ def test_a_goal_that_is_missed_is_no_failure(run):
 
 
 def test_a_network_is_fine_tuned_and_compared_with_its_original(run, store, file_of):
-    finetuning = FinetuningConfig(max_steps=20, batch_size=32, learning_rate=0.05, calibrate=False)
+    finetuning = FinetuningConfig(max_steps=20, batch_size=32, learning_rate=0.02, calibrate=False)
     job = run(replace(DIGITS, task="finetune", finetuning=finetuning))
     assert (job.state, job.error) == (JobState.SUCCEEDED, None)
     report = json.loads(file_of(job, "report.json").read_text())
@@ -257,6 +257,11 @@ def test_a_network_is_fine_tuned_and_compared_with_its_original(run, store, file
     loaded = momentum_core.load(file_of(job, "model.safetensors"))
     again = evaluate(loaded, DATASET.x_test, DATASET.y_test, PREPROCESSING)
     assert again.top1_percent == job.result["top1_percent"]["refined"]
+    history = json.loads(file_of(job, "history.json").read_text())
+    assert {name: one["series"][-1]["step"] for name, one in history.items()} == {
+        "original": 20,
+        "momentum": 20,
+    }
     stages = [event.data["stage"] for event in store.events_of(job.id) if event.kind == "stage"]
     assert stages[3:] == ["refining", "evaluating", "measuring", "packaging"]
 

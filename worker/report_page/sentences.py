@@ -82,15 +82,19 @@ def _rivals(report: Mapping[str, Any]) -> str:
 def _accuracy(report: Mapping[str, Any]) -> str:
     if not report["accuracy"]:
         return "Accuracy was not measured: there were no test images."
+    figure, name = "top1_percent", "Top-1 accuracy"
+    if report["accuracy"]["original"]["top1_percent"] is None:
+        figure, name = "agreement_percent", "Agreement with the original"
+    images = "made-up images (real ones may tell otherwise)"
+    if not report["accuracy"].get("synthetic"):
+        images = "test images"
     told = (
-        "Top-1 accuracy on {/accuracy/num_images|count} test images goes from "
-        "{/accuracy/original/top1_percent|percent} to {/accuracy/refined/top1_percent|percent}"
+        f"{name} on {{/accuracy/num_images|count}} {images} goes from "
+        f"{{/accuracy/original/{figure}|percent}} to {{/accuracy/refined/{figure}|percent}}"
     )
     if "converted" not in report["accuracy"]:
         return f"{told}, both fine-tuned."
-    return (
-        f"{told} (right after the conversion it was {{/accuracy/converted/top1_percent|percent}})."
-    )
+    return f"{told} (right after the conversion it was {{/accuracy/converted/{figure}|percent}})."
 
 
 def _goal(report: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from momentum_core.refinement import Checkpoints, TrainingImages, evaluate, fine
 from momentum_core.refinement.head import find_head, with_new_head
 from tests.momentum_core.refinement.conftest import equal_states, state_of
 
-CONFIG = FinetuningConfig(max_steps=24, batch_size=16, learning_rate=0.05, calibrate=False)
+CONFIG = FinetuningConfig(max_steps=24, batch_size=16, learning_rate=0.02, calibrate=False)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_both_networks_learn_the_new_classes(digits, halves):
         assert evaluate(model, shown, truth, digits.preprocessing).top1_percent > 93
         assert evaluate(model, shown, truth, digits.preprocessing).logits.shape == (200, 2)
         assert trained.trained_percent > trained.start_percent
-    assert (result.head, result.num_classes, result.head_steps) == ("linear", 2, 4)
+    assert (result.head, result.num_classes, result.head_steps) == ("linear", 2, 8)
     assert steps == [(which, n) for which in ("original", "momentum") for n in range(1, 25)]
     assert set(original_state_dict(done.momentum)) == set(done.original.state_dict())
     assert [str(run.gamma) for run in plan_of(done.momentum).runs] == ["1/2", "1/2"]
