@@ -14,6 +14,7 @@ from momentum_core.architectures import build
 from momentum_core.comparison import METHODS, checkpointed, measure_memory
 from momentum_core.errors import ConfigError
 from momentum_core.memory import Category
+from momentum_core.memory.count import thin_out
 
 STATE = 4 * 8 * 6
 """Bytes of one state of the small network: 8 x 6 floats."""
@@ -145,3 +146,11 @@ def test_wrong_words_are_refused(network, momentum, batch):
         checkpointed(network, momentum.plan, "everything")
     with pytest.raises(ConfigError, match="sgd_momentum"):
         measure_memory(network, momentum, *batch, optimizer="lion")
+
+
+def test_a_thinned_series_keeps_every_height():
+    levels = [0] * 1000
+    levels[777], levels[12] = 90, 7
+    assert thin_out(levels, 10) == (7, 0, 0, 0, 0, 0, 0, 90, 0, 0)
+    assert thin_out([3, 1, 2], 10) == (3, 1, 2)
+    assert len(thin_out(range(1001), 120)) == 120
