@@ -53,7 +53,7 @@ def test_free_neighbours_become_one_block():
     allocator = _after(*[5 * MIB] * 4)
     for name in (0, 2, 1):
         allocator.free(name)
-    allocator.allocate("large", 9 * MIB)
+    allocator.allocate("large", 14 * MIB)
     assert allocator.reserved_bytes == 20 * MIB
 
 
