@@ -16,6 +16,9 @@ from momentum_core.comparison import predict_memory
 from momentum_core.conversion import convert, plan_architecture
 from tests.conftest import ROOT
 
+# Each starts a Python that imports torch.
+pytestmark = pytest.mark.timeout(1200)
+
 COMMAND = [sys.executable, "-c", "from api.cli import app; app()"]
 
 

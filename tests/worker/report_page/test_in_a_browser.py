@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]

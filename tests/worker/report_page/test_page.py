@@ -15,6 +15,9 @@ from tests.conftest import ROOT
 from tests.worker.report_page.page_reader import PageReader, at, says
 from worker.report_page import csv_text, html_text, summary
 
+# The jobs that the reports are of: half a minute each on a quiet machine.
+pytestmark = pytest.mark.timeout(1200)
+
 _OWN_WORDS = {"0.10", "sqrt(n)", "top-1", "4"}
 """Words of the page's own with a digit in them."""
 
