@@ -42,7 +42,7 @@ def read(request):
 
 def test_every_figure_of_the_page_is_the_reports(read):
     report, page = read
-    assert len(page.figures) > 200
+    assert len(page.figures) > 150
     for figure in page.figures:
         value = at(report, figure.path)
         assert figure.value == str(value), figure
