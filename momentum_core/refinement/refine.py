@@ -160,26 +160,25 @@ def refine(
     if checkpoints is not None:
         told = {"recipe": asdict(recipe), "split": asdict(split.record), "seed": seed}
         told |= {"calibrate": config.calibrate, "preprocessing": asdict(preprocessing)}
-        told |= {"plan": plan_of(momentum).to_json(), "device": str(device)}
-        resumption = Resumption(checkpoints, identity_of((momentum, original), data, **told))
+        identity = identity_of((momentum, original), data, plan=_plan(momentum), **told)
+        resumption = Resumption(checkpoints, identity)
+
+    def prepare() -> Start:
+        return prepare_start(
+            momentum,
+            original,
+            data.images[np.random.default_rng([seed, 3]).permutation(split.train)],
+            preprocessing,
+            judge,
+            calibrated=config.calibrate,
+            on_preparing=on_preparing or _say_nothing,
+        )
+
     with resumption.threads() if resumption is not None else nullcontext():
         if resumption is not None and resumption.has_state:
             start = Start.from_json(resumption.extra, momentum, original)
         else:
-            start = start_of_first(
-                momentum,
-                original,
-                Processes.current(),
-                lambda: prepare_start(
-                    momentum,
-                    original,
-                    data.images[np.random.default_rng([seed, 3]).permutation(split.train)],
-                    preprocessing,
-                    judge,
-                    calibrated=config.calibrate,
-                    on_preparing=on_preparing or _say_nothing,
-                ),
-            )
+            start = start_of_first(momentum, original, Processes.current(), prepare)
         training = Training(
             recipe=recipe,
             batches=Batches(data, split.train, recipe.batch_size, seed, recipe.shift),
@@ -196,6 +195,12 @@ def refine(
             resumption.extra = start.to_json()
         state = train(start.model, start.score, training, resumption)
     return Refinement(start.model, _result(state, training, start, split.record, data, resumption))
+
+
+def _plan(momentum: nn.Module) -> dict[str, Any]:
+    """Return what of a plan decides the results: not what it predicts."""
+    told = plan_of(momentum).to_json()
+    return {name: told[name] for name in ("gamma_requested", "scheme", "runs", "recomputed")}
 
 
 def _judge(

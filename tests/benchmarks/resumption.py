@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,4 +22,6 @@ def run() -> Iterator[Claim]:
         for number, step in enumerate(random.Random(1).sample(range(1, NUM_STEPS), NUM_KILLS)):
             _, digest = killed_at(Path(folder) / str(number), [step])
             others += digest != expected
+            sys.stdout.write(f"killed after step {step}: {digest}\n")
+            sys.stdout.flush()
     yield Claim(f"weights of other bits after {NUM_KILLS} kills, each resumed", others, 0)
