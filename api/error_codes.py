@@ -83,9 +83,6 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "unsupported_content_type": _answer(
         415, meaning="the body's type is not taken here", remedy="send the type that it names"
     ),
-    "empty_body": _answer(
-        400, meaning="the body is empty", remedy="send the file itself as the body"
-    ),
     "unknown_part": _answer(
         422, meaning="the form has a part that is not known", remedy="name it as the API does"
     ),

@@ -44,7 +44,7 @@ _BODY: dict[str, Any] = {
     status_code=201,
     responses=problems(
         "unsupported_content_type",
-        "empty_body",
+        "truncated_file",
         "upload_too_large",
         "storage_full",
         "quota_exceeded",
@@ -90,7 +90,7 @@ async def _begin(request: Request, response: Response, service: Service, tenant:
     num_bytes = tus.read_count(request.headers, "Upload-Length")
     metadata = tus.read_metadata(request.headers)
     if num_bytes == 0:
-        raise Problem(400, "empty_body", "Upload-Length is 0: there is nothing to send")
+        raise Problem(422, "truncated_file", "Upload-Length is 0: there is nothing to send")
     check_room(num_bytes, service)
     await run_in_threadpool(check_bytes, num_bytes, service, tenant)
     begin = partial(service.partial_uploads.begin, metadata=metadata, tenant=tenant)
@@ -155,10 +155,9 @@ async def _receive(request: Request, path: Path, max_bytes: int) -> None:
             await run_in_threadpool(write_all, descriptor, chunk)
         if not received:
             raise Problem(
-                400,
-                "empty_body",
-                "the body is empty; POST /uploads takes the file itself as its body: "
-                "curl --data-binary @FILE",
+                422,
+                "truncated_file",
+                "the file is empty; send it again",
             )
     finally:
         os.close(descriptor)

@@ -121,7 +121,7 @@ def test_more_than_was_announced_is_refused(client):
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [
-        ({"Upload-Length": "0"}, 400, "empty_body"),
+        ({"Upload-Length": "0"}, 422, "truncated_file"),
         ({"Upload-Length": "-1"}, 400, "malformed_header"),
         ({"Upload-Length": "1e3"}, 400, "malformed_header"),
         ({"Upload-Length": "9" * 15}, 413, "upload_too_large"),
