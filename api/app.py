@@ -29,9 +29,9 @@ from api.routes import (
     webhooks,
     zoo,
 )
-from api.schemas import ProblemView
+from api.schemas.service import ProblemView
+from momentum_core.durable_files import new_file, write_all
 from worker.contract.database import open_database
-from worker.contract.durable_files import new_file, write_all
 from worker.contract.file_store import FileStore
 from worker.contract.job import DEFAULT_TENANT
 from worker.contract.job_store import JobStore

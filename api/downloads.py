@@ -14,8 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from api.conditional import is_unchanged
 from api.dependencies import Service
 from api.openapi import problems
+from api.polling import RETRY_SECONDS
 from api.problems import Problem, answer_problem
-from api.routes.convert import RETRY_SECONDS
 from worker.contract.job import Artifact, Job, JobState
 
 _SHOWN = ("application/json", "text/html", "text/csv")

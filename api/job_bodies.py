@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from threading import Lock
 
-from api.schemas import JobView
+from api.schemas.jobs import JobView
 from worker.contract.job_store import JobStore
 
 MAX_BODIES = 1000

@@ -16,7 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.content_digest import HEADER, StatedDigest
 from api.problems import Problem
-from worker.contract.durable_files import write_all
+from momentum_core.durable_files import write_all
 
 FILE_PARTS = ("checkpoint", "data")
 REQUEST_PART = "request"

@@ -16,7 +16,8 @@ from worker.contract.intake import (
     inspect_dataset,
 )
 from worker.contract.job import Job, Upload
-from worker.contract.job_store import IdempotencyKey, JobStore, new_id
+from worker.contract.job_record import new_id
+from worker.contract.job_store import IdempotencyKey, JobStore
 from worker.contract.request import ConvertRequest
 from worker.contract.zoo import find_zoo_entry
 

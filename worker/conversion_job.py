@@ -11,6 +11,7 @@ import torch
 from momentum_core.conversion import convert, plan_architecture, plan_of
 from momentum_core.refinement import Checkpoints
 from worker.active_job import ActiveJob
+from worker.contract.artifact_names import REPORT_FILE
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact, Job, Stage, Upload
 from worker.contract.request import ConvertRequest
@@ -19,7 +20,7 @@ from worker.measuring import measure_step
 from worker.model_source import ModelSources
 from worker.packaging import package_bundle, package_weights, store_artifacts
 from worker.refining import Recovery
-from worker.report import REPORT_FILE, Findings, make_report, summarise, write_report
+from worker.report import Findings, make_report, summarise, write_report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,17 +111,9 @@ def convert_for_job(
             on_round=lambda done: active.advance(done / request.measurement.repeats),
         )
         if finetuned is None and source.dataset is not None:
-            assert source.preprocessing is not None, "the API lets no data pass without it"
-            recovery = Recovery(
-                request,
-                source.dataset,
-                source.is_synthetic,
-                source.preprocessing,
-                checkpoints,
-                enter,
-                active,
+            recovered = Recovery.of(request, source, checkpoints, enter, active).run(
+                original, momentum
             )
-            recovered = recovery.run(original, momentum)
             momentum = recovered.momentum
             accuracy, refinement = recovered.accuracy, recovered.refinement
         enter(Stage.PACKAGING)

@@ -21,10 +21,11 @@ from momentum_core.comparison.methods import METHODS
 from momentum_core.config import ConversionConfig, MeasurementConfig, Optimizer
 from momentum_core.conversion import convert, plan_architecture
 from momentum_core.errors import ConfigError, MomentumError
+from worker.contract.artifact_names import PAGE_FILE, REPORT_FILE, TABLE_FILE
 from worker.device import choose_device
 from worker.local_model import LocalModel, find_model
 from worker.measuring import measure_step
-from worker.report import REPORT_FILE, local_report, write_report
+from worker.report import local_report, write_report
 from worker.report_page.sentences import LABELS
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -111,7 +112,7 @@ def report(order: ReportOrder) -> None:
     write_report(folder / REPORT_FILE, written)
     for sentence in written["summary"]:
         _say(sentence)
-    _say(f"page: {folder / 'report.html'}  figures: {folder / REPORT_FILE}, report.csv")
+    _say(f"page: {folder / PAGE_FILE}  figures: {folder / REPORT_FILE}, {TABLE_FILE}")
 
 
 def predict(order: PredictOrder) -> None:

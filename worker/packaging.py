@@ -16,15 +16,21 @@ from momentum_core.bundle import BundleDetails, load, save, save_weights, write_
 from momentum_core.conversion import original_state_dict
 from momentum_core.errors import BundleError
 from momentum_core.refinement import evaluate
+from worker.contract.artifact_names import (
+    BUNDLE_FILE,
+    EVALUATION_FILE,
+    HISTORY_FILE,
+    ORIGINAL_FILE,
+    PAGE_FILE,
+    REPORT_FILE,
+    TABLE_FILE,
+    WEIGHTS_FILE,
+)
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact
 from worker.model_source import LoadedSource
-from worker.report import HISTORY_FILE, PAGE_FILE, REPORT_FILE, TABLE_FILE, Accuracy
+from worker.report import Accuracy
 
-WEIGHTS_FILE = "model.safetensors"
-ORIGINAL_FILE = "original.safetensors"
-EVALUATION_FILE = "evaluation.safetensors"
-BUNDLE_FILE = "bundle.zip"
 RECIPE_FILE = "recipe.json"
 
 MAX_EVALUATION_BYTES = 64 << 20

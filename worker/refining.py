@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Self
 
 from torch import nn
 
@@ -22,6 +23,7 @@ from momentum_core.refinement import (
 from worker.active_job import ActiveJob
 from worker.contract.job import Stage
 from worker.contract.request import ConvertRequest
+from worker.model_source import LoadedSource
 from worker.report import Accuracy
 
 Enter = Callable[[Stage], None]
@@ -53,6 +55,28 @@ class Recovery:
 
     enter: Enter
     active: ActiveJob
+
+    @classmethod
+    def of(
+        cls,
+        request: ConvertRequest,
+        source: LoadedSource,
+        checkpoints: Checkpoints,
+        enter: Enter,
+        active: ActiveJob,
+    ) -> Self:
+        """Prepare it for a source that came with data."""
+        assert source.dataset is not None, "there is nothing to refine with"
+        assert source.preprocessing is not None, "the API lets no data pass without it"
+        return cls(
+            request,
+            source.dataset,
+            source.is_synthetic,
+            source.preprocessing,
+            checkpoints,
+            enter,
+            active,
+        )
 
     def run(self, original: nn.Module, momentum: nn.Module) -> Recovered:
         """Evaluate, refine as the request says, and evaluate again.

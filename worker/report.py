@@ -15,6 +15,7 @@ import torch
 
 from momentum_core.conversion import ConversionPlan
 from momentum_core.refinement import Evaluation, RefinementResult
+from worker.contract.artifact_names import HISTORY_FILE, PAGE_FILE, TABLE_FILE
 from worker.contract.job import Job
 from worker.device import describe_device
 from worker.measuring import MeasuredMemory, memory_json, prediction_json
@@ -22,9 +23,6 @@ from worker.model_source import LoadedSource
 from worker.report_blocks import blocks_json
 from worker.report_page import csv_text, html_text, summary
 
-REPORT_FILE = "report.json"
-HISTORY_FILE = "history.json"
-PAGE_FILE, TABLE_FILE = "report.html", "report.csv"
 SCHEMA = 4
 
 _SHOWN = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
+from momentum_core.durable_files import new_file, write_all
 from momentum_core.errors import CheckpointError
-from worker.contract.durable_files import new_file, write_all
 from worker.contract.zoo import ZooEntry
 
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "zoo_entries"

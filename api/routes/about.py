@@ -9,7 +9,7 @@ from importlib.metadata import version
 from fastapi import APIRouter
 
 from api.dependencies import ServiceDependency, TenantDependency
-from api.schemas import LimitsView, UsageView, VersionView
+from api.schemas.service import LimitsView, UsageView, VersionView
 
 router = APIRouter(tags=["service"])
 

@@ -16,18 +16,16 @@ from api.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED_HEADER, key_reused, 
 from api.multipart import MAX_REQUEST_BYTES, ReceivedParts, receive_parts, too_large
 from api.openapi import FILE_CODES, problems
 from api.place import place
+from api.polling import RETRY_SECONDS
 from api.problems import Problem
 from api.quota import check_bytes, check_jobs
 from api.request_body import parse_request, request_schema
 from api.room import check_room, stated_length
-from api.schemas import JobView
+from api.schemas.jobs import JobView
 from api.submission import submit
 from worker.contract.job import Job
 from worker.contract.job_store import IdempotencyKey, KeyReusedError
 from worker.contract.request import ConvertRequest
-
-RETRY_SECONDS = 2
-"""When it is worth asking for a job again."""
 
 router = APIRouter(tags=["conversion"])
 

@@ -12,7 +12,7 @@ from fastapi.sse import format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from api.dependencies import ID, Service, ServiceDependency, TenantDependency, job_not_found
-from api.schemas import EventPage, EventView
+from api.schemas.jobs import EventPage, EventView
 from worker.contract.job import Event, JobState
 from worker.contract.job_store import MAX_EVENTS
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import Service, ServiceDependency
-from api.schemas import Health
+from api.schemas.service import Health
 
 BROKER_SECONDS = 1.0
 """How long the broker may take to answer."""

@@ -10,10 +10,10 @@ from fastapi.concurrency import run_in_threadpool
 from api.dependencies import JobDependency, ServiceDependency, TenantDependency
 from api.openapi import problems
 from api.place import place
+from api.polling import RETRY_SECONDS
 from api.problems import Problem
 from api.quota import check_jobs
-from api.routes.convert import RETRY_SECONDS
-from api.schemas import JobView
+from api.schemas.jobs import JobView
 from worker.contract.job import Job, JobState
 from worker.contract.job_store import JobNotFinishedError
 

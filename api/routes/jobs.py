@@ -13,19 +13,23 @@ from api.cursor import CURSOR_PATTERN, read_cursor, write_cursor
 from api.dependencies import ID, JobDependency, ServiceDependency, TenantDependency, job_not_found
 from api.downloads import DOWNLOAD_PROBLEMS, Download, download
 from api.negotiation import preferred
-from api.routes.convert import RETRY_SECONDS
-from api.schemas import JobPage, JobSummary, JobView
+from api.polling import RETRY_SECONDS
+from api.schemas.jobs import JobPage, JobSummary, JobView
+from worker.contract.artifact_names import (
+    BUNDLE_FILE,
+    ORIGINAL_FILE,
+    PAGE_FILE,
+    REPORT_FILE,
+    TABLE_FILE,
+    WEIGHTS_FILE,
+)
 from worker.contract.job import JobState
 from worker.contract.request import MAX_NAME_CHARACTERS, MAX_TAGS
 
-WEIGHTS_FILE = "model.safetensors"
-ORIGINAL_FILE = "original.safetensors"
-BUNDLE_FILE = "bundle.zip"
-REPORT_FILE = "report.json"
 REPORT_FORMS = {
     "application/json": REPORT_FILE,
-    "text/html": "report.html",
-    "text/csv": "report.csv",
+    "text/html": PAGE_FILE,
+    "text/csv": TABLE_FILE,
 }
 
 MAX_LISTED = 200

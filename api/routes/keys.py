@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from api.dependencies import ID, AdminDependency, ServiceDependency
 from api.problems import Problem
-from api.schemas import KeyList, KeyRequest, KeyView, NewKeyView
+from api.schemas.keys import KeyList, KeyRequest, KeyView, NewKeyView
 
 SECONDS_PER_DAY = 86400.0
 

@@ -16,7 +16,7 @@ from api.openapi import problems
 from api.problems import Problem
 from api.room import check_room, stated_length
 from api.routes.uploads import UploadDependency
-from worker.contract.durable_files import write_all
+from momentum_core.durable_files import write_all
 from worker.contract.partial_uploads import PartialFile, UploadLockedError, Writing
 
 LOCKED_SECONDS = 1

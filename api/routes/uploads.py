@@ -20,8 +20,8 @@ from api.place import place
 from api.problems import Problem
 from api.quota import check_bytes
 from api.room import check_room, stated_length
-from api.schemas import UploadView
-from worker.contract.durable_files import write_all
+from api.schemas.uploads import UploadView
+from momentum_core.durable_files import write_all
 from worker.contract.partial_uploads import PartialFile
 from worker.contract.upload_store import ReceivedFile
 

@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from api.dependencies import ID, ServiceDependency, TenantDependency
 from api.openapi import problems
 from api.problems import Problem
-from api.schemas import (
+from api.schemas.webhooks import (
     DeliveryList,
     DeliveryView,
     NewWebhookView,

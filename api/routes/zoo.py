@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.schemas import Zoo, ZooEntryView
+from api.schemas.zoo import Zoo, ZooEntryView
 from momentum_core.checkpoint import ARCHITECTURES
 from worker.contract.zoo import ZOO
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from momentum_core.bundle.configuration import BundleConfig, parse
 from momentum_core.bundle.details import BundleDetails
 from momentum_core.bundle.model_card import load_example, model_card
 from momentum_core.bundle.weights_file import WEIGHTS_FILE, save_weights
+from momentum_core.durable_files import sync_folder, write_file
 from momentum_core.errors import BundleError
 
 CONFIG_FILE = "config.json"
@@ -75,11 +75,11 @@ def save(
             EXAMPLE_FILE: load_example(config).encode(),
         }
         for name, text in texts.items():
-            _write(temporary / name, text)
-        _write(temporary / SUMS_FILE, _sums(temporary).encode())
-        _sync(temporary)
+            write_file(temporary / name, text)
+        write_file(temporary / SUMS_FILE, _sums(temporary).encode())
+        sync_folder(temporary)
         temporary.replace(folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return config
@@ -116,21 +116,6 @@ def read_folder(folder: Path) -> BundleConfig:
 
 def _json(config: BundleConfig) -> bytes:
     return (json.dumps(config.to_json(), indent=2, allow_nan=False) + "\n").encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sums(folder: Path) -> str:

@@ -7,7 +7,6 @@ original architecture's names, so that other programs can use them too.
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,6 +27,7 @@ from momentum_core.conversion import (
     original_state_dict,
     plan_of,
 )
+from momentum_core.durable_files import move_file
 from momentum_core.errors import ArchitectureError, BundleError
 from momentum_core.reversible import MomentumStack
 
@@ -101,9 +101,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str,
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         save_file(stored, temporary, metadata=metadata)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        move_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -6,13 +6,13 @@ import json
 import math
 import os
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from momentum_core.checkpoint.tensor import ITEM_TYPES, check_values
+from momentum_core.durable_files import new_file
 
 
 class Writable(Protocol):
@@ -64,16 +64,8 @@ def write_safetensors(
     Raises:
         CheckpointError: `non_finite_weights` or `malformed_file`; nothing is left behind then.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
+    with new_file(path) as descriptor:
         write_tensors(descriptor, tensors, metadata=metadata or {})
-        os.fsync(descriptor)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
 
 
 def write_tensors(

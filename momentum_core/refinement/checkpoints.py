@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from momentum_core.durable_files import move_file
+
 _FILE = "training.safetensors"
 _KEY = "training"
 EVERY_SECONDS = 15.0
@@ -77,9 +79,7 @@ class Checkpoints:
                 name: one.detach().cpu().contiguous().clone() for name, one in saved.tensors.items()
             }
             save_file(tensors, temporary, metadata={_KEY: json.dumps(saved.values)})
-            _sync(Path(temporary))
-            os.replace(temporary, self._folder / _FILE)
-            _sync(self._folder)
+            move_file(Path(temporary), self._folder / _FILE)
         finally:
             Path(temporary).unlink(missing_ok=True)
         self._written_at = time.monotonic()
@@ -99,14 +99,6 @@ class Checkpoints:
         except (OSError, SafetensorError, ValueError, KeyError):
             return None
         return Saved(tensors, values)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

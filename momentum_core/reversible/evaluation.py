@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from momentum_core.errors import ReversibilityError
-from momentum_core.reversible.update import BlockRule
+from momentum_core.reversible.increment import BlockRule
 
 
 @dataclass(frozen=True, slots=True)

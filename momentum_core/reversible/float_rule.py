@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_core.reversible.fixed_point import work_dtype
-from momentum_core.reversible.update import BlockRule
+from momentum_core.reversible.increment import BlockRule
 
 
 def run_floats(

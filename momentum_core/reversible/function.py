@@ -21,9 +21,9 @@ from torch import Tensor
 from momentum_core.errors import ReversibilityError
 from momentum_core.reversible.evaluation import Block, Evaluation
 from momentum_core.reversible.fixed_point import work_dtype
+from momentum_core.reversible.increment import BlockRule
 from momentum_core.reversible.pull_back import Gradients, carrier, pull_back
 from momentum_core.reversible.tape import Tape
-from momentum_core.reversible.update import BlockRule
 
 
 @dataclass(slots=True)

@@ -257,7 +257,7 @@ def _increment(
     dtype: torch.dtype,
     includes_skip: bool,
 ) -> Tensor:
-    """Return what `update.increment` does, rounded; in the same order, so with the same bits."""
+    """Return what `increment.increment` does, rounded; in the same order, so with the same bits."""
     work = numbers.factor.dtype
     position = (_decoded(x, numbers, dtype) if seen is None else seen).to(work)
     result = output.to(work)

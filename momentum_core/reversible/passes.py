@@ -16,8 +16,10 @@ from momentum_core.reversible.function import (
     PassBlock,
     Step,
 )
+from momentum_core.reversible.increment import BlockRule
 from momentum_core.reversible.prefix import Prefix, pass_prefix
 from momentum_core.reversible.pull_back import carrier
+from momentum_core.reversible.range_check import RangeCheck, encode
 from momentum_core.reversible.remainder import RemainderStore
 from momentum_core.reversible.run import Run, check_input, refuse_forward_mode
 from momentum_core.reversible.sharding import check_not_sharded
@@ -25,7 +27,7 @@ from momentum_core.reversible.store_plan import plan_store
 from momentum_core.reversible.switches import device_kind, is_simulated
 from momentum_core.reversible.tape import Tape
 from momentum_core.reversible.tiles import CPU_TILE_ELEMENTS, plan_tiles
-from momentum_core.reversible.update import BlockRule, IntegerState, RangeCheck, encode
+from momentum_core.reversible.update import IntegerState
 
 _SIMULATED_TILES = 2
 """Looked at when memory is predicted: the first, and one that begins while its like is freed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from momentum_core.errors import ConfigError
-from momentum_core.reversible.update import BlockRule
+from momentum_core.reversible.increment import BlockRule
 
 Trainable = tuple[Tensor | None, Tensor | None, Tensor | None]
 

@@ -12,8 +12,8 @@ from torch.autograd.forward_ad import unpack_dual
 from momentum_core.errors import ConfigError, ReversibilityError
 from momentum_core.reversible.arguments import Arguments
 from momentum_core.reversible.fixed_point import FixedPoint
+from momentum_core.reversible.increment import BlockRule
 from momentum_core.reversible.rule import Trainable
-from momentum_core.reversible.update import BlockRule
 
 Backward = Literal["reversible", "recomputed", "stored"]
 """What is kept for the backward pass: the last state, every block's input, every block's graph."""

@@ -16,6 +16,7 @@ from momentum_core.gamma import round_gamma
 from momentum_core.reversible import fixed_point as fixed
 from momentum_core.reversible.arguments import Arguments
 from momentum_core.reversible.float_rule import rewind_floats, run_floats
+from momentum_core.reversible.increment import BlockRule
 from momentum_core.reversible.inverse import MomentumState, advance_run, rewind_run
 from momentum_core.reversible.passes import run_with_gradients
 from momentum_core.reversible.rule import RuleTensors
@@ -23,7 +24,6 @@ from momentum_core.reversible.run import Backward, Run
 from momentum_core.reversible.scheme import scheme_coefficients
 from momentum_core.reversible.store_plan import plan_store
 from momentum_core.reversible.switches import is_exporting
-from momentum_core.reversible.update import BlockRule
 
 
 class MomentumStack(nn.Module):

@@ -20,11 +20,12 @@ from momentum_core.reversible.checksum import checksum
 from momentum_core.reversible.evaluation import Block, Evaluation, check_output
 from momentum_core.reversible.fixed_point import work_dtype
 from momentum_core.reversible.pull_back import scaled_root
+from momentum_core.reversible.range_check import RangeCheck, encode
 from momentum_core.reversible.read import ReadPosition
 from momentum_core.reversible.replay import Circumstances, GraphNeeded
 from momentum_core.reversible.run import Backward
 from momentum_core.reversible.switches import device_kind, is_simulated
-from momentum_core.reversible.update import IntegerState, RangeCheck
+from momentum_core.reversible.update import IntegerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +379,7 @@ class Tape:
         with torch.no_grad():
             floats = torch.empty_like(self.state.x, dtype=work_dtype(self.dtype)).copy_(output)
             scale = self.state.fixed_point.velocity_scale
-            return update.encode(floats, scale, self._check, "its output")
+            return encode(floats, scale, self._check, "its output")
 
 
 def _largest(integers: Tensor) -> int:

@@ -21,7 +21,8 @@ from tests.benchmarks.claims import Claim
 from tests.benchmarks.crowds import follow_all, stall_all
 from worker.contract.database import open_database
 from worker.contract.job_claims import JobClaims
-from worker.contract.job_store import JobStore, new_id
+from worker.contract.job_record import new_id
+from worker.contract.job_store import JobStore
 from worker.contract.request import ConvertRequest, Source
 from worker.contract.tables import job_tags, jobs
 

@@ -93,3 +93,22 @@ def report_folder(tmp_path_factory) -> Path:
         stored = services.workplace.files.path_of(one.sha256)
         (folder / one.name).write_bytes(stored.read_bytes())
     return folder
+
+
+@pytest.fixture
+def run(services, store):
+    def run(request: ConvertRequest, **uploads):
+        job = store.submit(request, tenant="default", **uploads)
+        run_job(job.id, services)
+        return store.get(job.id, tenant="default")
+
+    return run
+
+
+@pytest.fixture
+def file_of(services, store):
+    def find(job, name):
+        [digest] = [one.sha256 for one in store.artifacts_of(job.id) if one.name == name]
+        return services.workplace.files.path_of(digest)
+
+    return find

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook as Verifier
 
 from worker.contract.request import ConvertRequest, Source
 from worker.contract.webhook_store import DeliveryState, WebhookStore
-from worker.webhooks import WebhookSender
+from worker.webhooks import POLL_SECONDS, WebhookSender
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
@@ -188,7 +188,10 @@ def test_a_receiver_that_is_gone_is_not_called_again(hooks, store, receiver, hoo
     cancel_one(store)
     with sending(hooks, store):
         assert attempted(hooks, hook[0].id).state == DeliveryState.FAILED
+        cancel_one(store)
+        time.sleep(4 * POLL_SECONDS)
     assert hooks.get(hook[0].id, tenant="default").disabled_at is not None
+    assert len(receiver.got) == 1
 
 
 def test_an_address_that_turned_private_is_not_called(hooks, store, receiver, hook):
@@ -199,7 +202,7 @@ def test_an_address_that_turned_private_is_not_called(hooks, store, receiver, ho
     assert receiver.got == []
 
 
-def test_a_receiver_that_does_not_answer_holds_up_no_job(hooks, store):
+def test_a_receiver_that_cannot_be_reached_is_tried_again_and_the_job_has_ended(hooks, store):
     webhook, _ = hooks.create(tenant="default", url="http://127.0.0.1:9/", kinds=["cancelled"])
     job_id = cancel_one(store)
     with sending(hooks, store):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from worker.contract.durable_files import move_file
+from momentum_core.durable_files import move_file
 
 
 @dataclass(frozen=True, slots=True)

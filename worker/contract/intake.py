@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 
 from momentum_core.checkpoint import DEFAULT_LIMITS, CheckpointFacts, DatasetFacts, Limits
 from momentum_core.checkpoint.limits import MEBIBYTE
+from momentum_core.durable_files import new_file
 from momentum_core.errors import ArchitectureError, CheckpointError, DataError, MomentumError
-from worker.contract.durable_files import new_file
 from worker.contract.inspectors import HostLostError, Inspectors
 from worker.contract.sandbox import Allowance, SandboxError, SandboxReport
 

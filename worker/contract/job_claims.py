@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, or_, sel
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
-from worker.contract.job_store import announce, cancelled, change_job, read_job, read_upload
+from worker.contract.job_record import announce, cancelled, change_job, read_job, read_upload
 from worker.contract.tables import artifacts, jobs, uploads
 
 

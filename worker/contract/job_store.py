@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
-    Connection,
     Engine,
-    Row,
     bindparam,
     delete,
     func,
@@ -19,12 +15,20 @@ from sqlalchemy import (
     literal,
     select,
     tuple_,
-    update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from worker.contract.database import database_now, reading
-from worker.contract.job import Artifact, Event, Job, JobError, JobState, Stage, Upload
+from worker.contract.job import Artifact, Event, Job, JobState, Upload
+from worker.contract.job_record import (
+    cancelled,
+    change_job,
+    job_of,
+    new_id,
+    read_job,
+    read_upload,
+    record_job,
+)
 from worker.contract.request import ConvertRequest
 from worker.contract.tables import (
     artifacts,
@@ -32,10 +36,8 @@ from worker.contract.tables import (
     idempotency_keys,
     job_tags,
     jobs,
-    outbox,
     uploads,
 )
-from worker.contract.webhook_messages import note_messages
 
 MAX_EVENTS = 1000
 """Events in one page."""
@@ -66,11 +68,6 @@ class Position:
 
     created_at: float
     job_id: str
-
-
-def new_id() -> str:
-    """Return an identifier that nobody can guess."""
-    return uuid.uuid4().hex
 
 
 # Made once: putting a query together costs more than running it.
@@ -151,7 +148,7 @@ class JobStore:
                 "checkpoint_id": checkpoint and checkpoint.id,
                 "data_id": data and data.id,
             }
-            _insert_job(connection, row, request, now)
+            record_job(connection, row, request, now)
             if key is not None:
                 connection.execute(
                     insert(idempotency_keys),
@@ -229,7 +226,7 @@ class JobStore:
             )
         query = query.order_by(created_at.desc(), job_id.desc()).limit(limit)
         with self._reader.connect() as connection:
-            return [_job_of(row) for row in connection.execute(query)]
+            return [job_of(row) for row in connection.execute(query)]
 
     def cancel(self, job_id: str, *, tenant: str) -> Job:
         """End a job that waits; have one that runs end soon; leave one that has ended.
@@ -267,7 +264,7 @@ class JobStore:
                 "data_id": old.data_id,
                 "retry_of": old.id,
             }
-            _insert_job(connection, row, ConvertRequest.from_json(old.request), now)
+            record_job(connection, row, ConvertRequest.from_json(old.request), now)
         return self.get(new_job_id, tenant=tenant)
 
     def delete(self, job_id: str, *, tenant: str) -> None:
@@ -366,88 +363,6 @@ class JobStore:
             connection.execute(select(jobs.c.id).limit(1))
 
 
-def change_job(
-    connection: Connection,
-    where: ColumnElement[bool],
-    values: Mapping[str, Any],
-    *,
-    kind: str,
-    data: Mapping[str, Any] | None = None,
-) -> Row[Any] | None:
-    """Change at most one job and record the event, in the caller's transaction.
-
-    Every change of a job goes through here: so its revision is the number of its newest event.
-
-    Args:
-        connection: in a transaction.
-        where: which job, and under which condition.
-        values: new values of its columns.
-        kind: kind of the event.
-        data: details of the event.
-
-    Returns:
-        The job's `id`, `revision`, `attempt` and `fence`, or None if no job met the condition.
-    """
-    row = connection.execute(
-        update(jobs)
-        .where(where)
-        .values(revision=jobs.c.revision + 1, **values)
-        .returning(jobs.c.id, jobs.c.revision, jobs.c.attempt, jobs.c.fence)
-    ).one_or_none()
-    if row is not None:
-        connection.execute(
-            insert(events).values(
-                job_id=row.id,
-                number=row.revision,
-                kind=kind,
-                at=database_now(),
-                attempt=row.attempt,
-                data=dict(data or {}),
-            )
-        )
-        note_messages(connection, row.id, row.revision, kind)
-    return row
-
-
-def cancelled() -> dict[str, Any]:
-    """Return the column values of a job that is cancelled; a worker's claim ends at once."""
-    return {
-        "state": JobState.CANCELLED,
-        "fence": jobs.c.fence + 1,
-        "lease_until": None,
-        "finished_at": database_now(),
-    }
-
-
-def announce(connection: Connection, job_id: str) -> None:
-    """Put a message to the workers into the outbox, in the caller's transaction."""
-    connection.execute(insert(outbox).values(job_id=job_id, created_at=database_now()))
-
-
-def read_job(connection: Connection, where: ColumnElement[bool]) -> Job:
-    """Return the one job that meets a condition.
-
-    Raises:
-        LookupError: there is none.
-    """
-    row = connection.execute(select(jobs).where(where)).one_or_none()
-    if row is None:
-        raise LookupError("no such job")
-    return _job_of(row)
-
-
-def read_upload(row: Row[Any]) -> Upload:
-    """Return the upload of a row."""
-    return Upload(
-        id=row.id,
-        tenant=row.tenant,
-        kind=row.kind,
-        blob_sha256=row.blob_sha256,
-        num_bytes=row.num_bytes,
-        facts=row.facts,
-    )
-
-
 def _upload_row(upload: Upload, now: float | None) -> dict[str, Any]:
     return {
         "id": upload.id,
@@ -458,53 +373,3 @@ def _upload_row(upload: Upload, now: float | None) -> dict[str, Any]:
         "facts": upload.facts,
         "created_at": now,
     }
-
-
-def _job_of(row: Row[Any]) -> Job:
-    return Job(
-        id=row.id,
-        tenant=row.tenant,
-        name=row.name,
-        state=JobState(row.state),
-        stage=row.stage and Stage(row.stage),
-        progress=row.progress,
-        attempt=row.attempt,
-        fence=row.fence,
-        worker=row.worker,
-        lease_until=row.lease_until,
-        request=row.request,
-        checkpoint_id=row.checkpoint_id,
-        data_id=row.data_id,
-        result=row.result,
-        error=JobError(code=row.error_code, message=row.error_message) if row.error_code else None,
-        revision=row.revision,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        cancel_requested=row.cancel_requested,
-        retry_of=row.retry_of,
-    )
-
-
-def _insert_job(
-    connection: Connection, row: Mapping[str, Any], request: ConvertRequest, now: float | None
-) -> None:
-    """Record a job, its first event and its message."""
-    defaults = {
-        "name": request.name,
-        "state": JobState.QUEUED,
-        "progress": 0.0,
-        "attempt": 0,
-        "fence": 0,
-        "cancel_requested": False,
-        "revision": 0,
-        "created_at": now,
-    }
-    connection.execute(insert(jobs), defaults | dict(row))
-    for tag in request.tags:
-        connection.execute(
-            insert(job_tags),
-            {"job_id": row["id"], "tag": tag, "tenant": row["tenant"], "created_at": now},
-        )
-    change_job(connection, jobs.c.id == row["id"], {}, kind="queued")
-    announce(connection, row["id"])

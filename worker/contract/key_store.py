@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, bindparam, insert, or_, select, update
 
 from worker.contract.database import database_now, reading
-from worker.contract.job_store import new_id
+from worker.contract.job_record import new_id
 from worker.contract.tables import api_keys
 
 PREFIX = "mz_"

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, and_, func, select, update
 from worker.contract.database import database_now, reading
 from worker.contract.job import JobError, JobState
 from worker.contract.job_claims import change_all_cancelled, requeued
-from worker.contract.job_store import announce, change_job
+from worker.contract.job_record import announce, change_job
 from worker.contract.tables import jobs, outbox
 
 MAX_MESSAGES = 100

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, and_, insert, select, update
+from sqlalchemy import Engine, and_, select, update
 
+from momentum_core.durable_files import sync_folder
 from worker.contract.database import database_now, reading
-from worker.contract.durable_files import sync_folder
 from worker.contract.file_store import FileStore, StoredFile
-from worker.contract.job_store import new_id
 from worker.contract.tables import uploads
-from worker.contract.upload_store import PARTIAL, RECEIVED
+from worker.contract.upload_store import PARTIAL, RECEIVED, record_upload
 
 
 class UploadLockedError(Exception):
@@ -67,21 +66,15 @@ class PartialUploads:
 
     def begin(self, num_bytes: int, *, metadata: str, tenant: str) -> PartialFile:
         """Make an empty file that is to have `num_bytes`."""
-        upload_id = new_id()
-        with self._engine.begin() as connection:
-            now = connection.scalar(select(database_now()))
-            assert now is not None
-            row = {
-                "id": upload_id,
-                "tenant": tenant,
-                "kind": PARTIAL,
-                "blob_sha256": "",
-                "num_bytes": num_bytes,
-                "facts": {"metadata": metadata},
-                "created_at": now,
-                "expires_at": now + self._keep_seconds,
-            }
-            connection.execute(insert(uploads), row)
+        upload_id, now = record_upload(
+            self._engine,
+            tenant=tenant,
+            kind=PARTIAL,
+            sha256="",
+            num_bytes=num_bytes,
+            keep_seconds=self._keep_seconds,
+            facts={"metadata": metadata},
+        )
         # The file after the row: what a crash leaves is a row, which expires.
         path = self._files.received_path(upload_id)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -5,14 +5,16 @@ Nothing has looked into them yet; a request that names one has it inspected as i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, and_, delete, insert, select
 
 from worker.contract.database import database_now, reading
 from worker.contract.file_store import FileStore, StoredFile
-from worker.contract.job_store import new_id
+from worker.contract.job_record import new_id
 from worker.contract.tables import uploads
 
 RECEIVED = "received"
@@ -48,22 +50,15 @@ class UploadStore:
 
     def keep(self, path: Path, *, tenant: str) -> ReceivedFile:
         """Take a file from a temporary folder of the file store; it is durable afterwards."""
-        upload_id = new_id()
         stored = StoredFile.of(path)
-        with self._engine.begin() as connection:
-            now = connection.scalar(select(database_now()))
-            assert now is not None
-            row = {
-                "id": upload_id,
-                "tenant": tenant,
-                "kind": RECEIVED,
-                "blob_sha256": stored.sha256,
-                "num_bytes": stored.num_bytes,
-                "facts": {},
-                "created_at": now,
-                "expires_at": now + self._keep_seconds,
-            }
-            connection.execute(insert(uploads), row)
+        upload_id, now = record_upload(
+            self._engine,
+            tenant=tenant,
+            kind=RECEIVED,
+            sha256=stored.sha256,
+            num_bytes=stored.num_bytes,
+            keep_seconds=self._keep_seconds,
+        )
         # The file after the row: what a crash leaves is a row, which the sweep finds.
         self._files.put_received(path, upload_id)
         return ReceivedFile(
@@ -125,3 +120,32 @@ class UploadStore:
             with self._engine.begin() as connection:
                 connection.execute(delete(uploads).where(uploads.c.id == upload_id))
         return len(found)
+
+
+def record_upload(
+    engine: Engine,
+    *,
+    tenant: str,
+    kind: str,
+    sha256: str,
+    num_bytes: int,
+    keep_seconds: float,
+    facts: Mapping[str, Any] | None = None,
+) -> tuple[str, float]:
+    """Record a file that is sent ahead; return its id and the database's time."""
+    upload_id = new_id()
+    with engine.begin() as connection:
+        now: float | None = connection.scalar(select(database_now()))
+        assert now is not None
+        row = {
+            "id": upload_id,
+            "tenant": tenant,
+            "kind": kind,
+            "blob_sha256": sha256,
+            "num_bytes": num_bytes,
+            "facts": dict(facts or {}),
+            "created_at": now,
+            "expires_at": now + keep_seconds,
+        }
+        connection.execute(insert(uploads), row)
+    return upload_id, now

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, and_, delete, func, insert, select, update
 
 from worker.contract.database import database_now, reading
-from worker.contract.job_store import new_id
+from worker.contract.job_record import new_id
 from worker.contract.tables import events, webhook_deliveries, webhooks
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  (how secrets begin, by the Standard Webhooks rules)

@@ -105,15 +105,7 @@ def bar_plot(name: str, title: str, bars: Sequence[Bar], *, x: Axis, x_title: st
     """
     row = 54
     bottom = TOP + row * len(bars)
-    parts = []
-    for value, label in x.ticks:
-        at = x.place(value)
-        parts.append(
-            Markup(
-                '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-                '<text class="tick" text-anchor="middle" x="{}" y="{}">{}</text>'
-            ).format(at, at, TOP, bottom, at, bottom + 20, label)
-        )
+    parts = _columns(x, bottom)
     for number, bar in enumerate(bars):
         top, total = TOP + row * number, 0.0
         parts.append(
@@ -148,14 +140,7 @@ def _grid(x: Axis, y: Axis, x_title: str, y_title: str) -> Markup:
                 '<text class="tick" text-anchor="end" x="{}" y="{}">{}</text>'
             ).format(LEFT, RIGHT, at, at, LEFT - 6, at + 5, label)
         )
-    for value, label in x.ticks:
-        at = x.place(value)
-        parts.append(
-            Markup(
-                '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-                '<text class="tick" text-anchor="middle" x="{}" y="{}">{}</text>'
-            ).format(at, at, TOP, BOTTOM, at, BOTTOM + 20, label)
-        )
+    parts += _columns(x, BOTTOM)
     middle = (TOP + BOTTOM) / 2
     parts.append(
         Markup(
@@ -165,6 +150,20 @@ def _grid(x: Axis, y: Axis, x_title: str, y_title: str) -> Markup:
         ).format((LEFT + RIGHT) / 2, BOTTOM + 46, x_title, middle, y_title)
     )
     return Markup("").join(parts)
+
+
+def _columns(x: Axis, bottom: float) -> list[Markup]:
+    """Return a line and a label for each tick of the horizontal axis."""
+    parts = []
+    for value, label in x.ticks:
+        at = x.place(value)
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
+                '<text class="tick" text-anchor="middle" x="{}" y="{}">{}</text>'
+            ).format(at, at, TOP, bottom, at, bottom + 20, label)
+        )
+    return parts
 
 
 def _svg(name: str, title: str, height: float, parts: Sequence[Markup]) -> Markup:

@@ -97,7 +97,7 @@ class Add(nn.Module):
 
 def _raise_in_the_backward_pass(monkeypatch):
     from momentum_core.reversible import passes
-    from momentum_core.reversible.update import RangeCheck
+    from momentum_core.reversible.range_check import RangeCheck
 
     monkeypatch.setattr(
         passes, "RangeCheck", lambda point, deferred: RangeCheck(point, deferred=True)

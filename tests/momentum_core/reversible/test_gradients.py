@@ -8,7 +8,7 @@ from torch import nn
 
 from momentum_core.reversible import MomentumStack
 from momentum_core.reversible.float_rule import run_floats
-from momentum_core.reversible.update import BlockRule
+from momentum_core.reversible.increment import BlockRule
 
 
 class Wave(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 from momentum_core.errors import StateRangeError
 from momentum_core.reversible import MomentumStack
 from momentum_core.reversible.fixed_point import FixedPoint
-from momentum_core.reversible.update import RangeCheck, encode
+from momentum_core.reversible.range_check import RangeCheck, encode
 
 
 class Add(nn.Module):

@@ -13,7 +13,8 @@ from worker.contract.collector import KEY_SECONDS, SENT_SECONDS, Collector
 from worker.contract.database import database_now
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact, Upload
-from worker.contract.job_store import IdempotencyKey, new_id
+from worker.contract.job_record import new_id
+from worker.contract.job_store import IdempotencyKey
 from worker.contract.request import ConvertRequest, Source
 from worker.contract.tables import idempotency_keys
 from worker.contract.tables import outbox as messages

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from worker.contract.durable_files import new_file
+from momentum_core.durable_files import new_file
 from worker.contract.file_store import FileStore
 
 

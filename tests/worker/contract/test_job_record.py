@@ -12,7 +12,7 @@ from momentum_core.config import ConversionConfig, Preprocessing
 from worker.contract.database import database_now
 from worker.contract.job import NEXT_STATES, Artifact, JobError, JobState, Stage, Upload
 from worker.contract.job_claims import ClaimLostError, JobClaims
-from worker.contract.job_store import new_id
+from worker.contract.job_record import new_id
 from worker.contract.request import ConvertRequest
 from worker.contract.tables import artifacts, jobs
 from worker.contract.tables import outbox as messages

@@ -45,6 +45,14 @@ def move_file(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write a new file and sync it; its name is durable once its folder is synced."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
