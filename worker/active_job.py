@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import logging
+import math
 import signal
 import threading
 import time
@@ -22,6 +23,9 @@ PROGRESS_SECONDS = 1.0
 
 CANCEL_SECONDS = 0.5
 """Time between two looks whether the job is still wanted."""
+
+PATIENCE_SECONDS = 30.0
+"""Time in which a job that knows it is to stop may save what it has come to, undisturbed."""
 
 _INTERRUPTION = signal.SIGUSR2
 """Never really sent: the name under which Python calls the main thread's handler."""
@@ -59,6 +63,7 @@ class ActiveJob:
         self._recorded_at = 0.0
         self._ended = threading.Event()
         self._stop: type[Exception] | None = None
+        self._told_at = -math.inf
         self._old_handler: Any = None
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -116,6 +121,7 @@ class ActiveJob:
             JobCancelledError: nobody wants it any more.
         """
         if self._stop is not None:
+            self._told_at = time.monotonic()
             raise self._stop
 
     def _advance(self, share: float) -> None:
@@ -128,6 +134,9 @@ class ActiveJob:
             write()
         except SQLAlchemyError:
             logger.warning("progress of job %s not recorded", self.claim.job_id, exc_info=True)
+        except (ClaimLostError, JobCancelledError) as error:
+            self._stop = type(error)
+            self.check()
 
     def _beat(self) -> None:
         held_until = time.monotonic() + self._lease_seconds
@@ -135,8 +144,8 @@ class ActiveJob:
         renew_at = time.monotonic() + interval
         while not self._ended.wait(min(CANCEL_SECONDS, interval)):
             if self._stop is not None:
-                # It was told a moment ago and goes on: it is in a stage that does not look.
-                if self._old_handler is not None:
+                # It is in a stage that does not look, or in a library that took no notice.
+                if self._old_handler is not None and not self._is_stopping:
                     _thread.interrupt_main(_INTERRUPTION)
                 continue
             asked_at = time.monotonic()
@@ -155,7 +164,11 @@ class ActiveJob:
             if not held:
                 self._stop = ClaimLostError
 
+    @property
+    def _is_stopping(self) -> bool:
+        return time.monotonic() - self._told_at < PATIENCE_SECONDS
+
     def _interrupt(self, *_: Any) -> None:
-        """Raise in the main thread, unless the job has ended meanwhile."""
-        if not self._ended.is_set():
+        """Raise in the main thread, unless the job has ended meanwhile or is about to."""
+        if not self._ended.is_set() and not self._is_stopping:
             self.check()

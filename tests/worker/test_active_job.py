@@ -9,6 +9,7 @@ import pytest
 import torch
 from sqlalchemy.exc import OperationalError
 
+from worker import active_job
 from worker.active_job import ActiveJob
 from worker.contract.job import Stage
 from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
@@ -104,6 +105,31 @@ def test_a_stage_that_does_not_look_is_interrupted(short, store, job, work):
             _work_silently(work, until=started + 20)
     assert time.monotonic() - started < 5
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("told", ["by a check", "by the record"])
+def test_a_job_that_was_told_to_stop_saves_its_state_undisturbed(short, job, told):
+    with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
+        active.enter(Stage.REFINING)
+        short.hand_back("a")
+        if told == "by a check":
+            while active._stop is None:
+                time.sleep(0.001)
+        with pytest.raises(ClaimLostError):
+            active.advance(0.5)
+        for _ in range(100):  # of a slow disk
+            time.sleep(0.01)
+
+
+def test_a_job_that_takes_no_notice_is_interrupted_again(short, job, monkeypatch):
+    monkeypatch.setattr(active_job, "PATIENCE_SECONDS", 0.5)
+    with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
+        active.enter(Stage.REFINING)
+        short.hand_back("a")
+        with pytest.raises(ClaimLostError):
+            active.advance(0.5)
+        with pytest.raises(ClaimLostError):
+            _work_silently("sleep", until=time.monotonic() + 20)
 
 
 def _work_silently(work: str, *, until: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -40,6 +42,21 @@ def test_many_processes_may_bring_up_the_schema_at_once(database_url):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_new_sqlite_file_that_somebody_writes_is_waited_for(tmp_path):
+    path = tmp_path / "x.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE theirs (id INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO theirs VALUES (1)")
+    release = threading.Timer(0.5, other.execute, args=("COMMIT",))
+    release.start()
+    open_database(f"sqlite:///{path}").dispose()
+    release.join()
+    other.close()
+    with closing(sqlite3.connect(path)) as now:
+        assert now.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_sqlite_is_durable_and_does_not_block_its_readers(tmp_path):
