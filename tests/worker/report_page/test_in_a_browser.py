@@ -1,7 +1,7 @@
 """The page in real Chromium: on a phone and on a desk, light and dark, asked by axe-core.
 
-Skipped where Chromium or the extra `browser` is missing, in CI too: no package registry brings a
-browser. `axe-playwright-python` carries axe-core; MOMENTUM_AXE names another axe.min.js.
+Skipped where the system has no Chromium, in CI too: no Python package brings a browser.
+`axe-playwright-python` carries axe-core; MOMENTUM_AXE names another axe.min.js.
 """
 
 from __future__ import annotations
