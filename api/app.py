@@ -21,6 +21,7 @@ from api.routes import (
     convert,
     events,
     health,
+    inspect,
     job_control,
     jobs,
     keys,
@@ -33,6 +34,7 @@ from api.schemas.service import ProblemView
 from momentum_core.durable_files import new_file, write_all
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
+from worker.contract.inspection import InspectionStore
 from worker.contract.job import DEFAULT_TENANT
 from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore
@@ -46,6 +48,7 @@ FIRST_KEY_FILE = "first-key"
 # Of two routes that fit, the first one answers: HEAD of an upload is tus's.
 _ROUTES = (
     convert,
+    inspect,
     resumable,
     uploads,
     jobs,
@@ -89,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         keys=key_store,
         known_keys=KnownKeys(key_store),
         webhooks=WebhookStore(engine),
+        inspections=InspectionStore(engine),
     )
     if settings.require_keys:
         _make_first_key(app.state.service)

@@ -15,6 +15,7 @@ from api.job_watcher import JobWatcher
 from api.known_keys import KnownKeys
 from api.problems import Problem
 from worker.contract.file_store import FileStore
+from worker.contract.inspection import InspectionStore
 from worker.contract.job import Job
 from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore, Scope
@@ -38,6 +39,7 @@ class Service:
     keys: KeyStore
     known_keys: KnownKeys
     webhooks: WebhookStore
+    inspections: InspectionStore
 
 
 # Asynchronous where there is nothing to wait for: FastAPI hands other functions to a thread.

@@ -102,7 +102,7 @@ def download(job: Job, name: str, service: Service) -> Download:
         Problem: 409, the job has not succeeded; 404, it has no such file.
     """
     if job.state != JobState.SUCCEEDED:
-        raise _not_ready(job)
+        raise no_result(job)
     found = {one.name: one for one in service.store.artifacts_of(job.id)}
     if name not in found:
         raise Problem(
@@ -111,10 +111,13 @@ def download(job: Job, name: str, service: Service) -> Download:
     return Download(found[name], job, service)
 
 
-def _not_ready(job: Job) -> Problem:
+def no_result(job: Job) -> Problem:
+    """Make the answer where a job's result is wanted and there is none."""
     if job.state.is_final:
         reason = f" ({job.error.code}: {job.error.message})" if job.error else ""
-        return Problem(409, f"job_{job.state}", f"the job has {job.state}{reason}: it has no files")
+        return Problem(
+            409, f"job_{job.state}", f"the job has {job.state}{reason}: it has no result"
+        )
     return Problem(
         409,
         "job_not_finished",

@@ -141,6 +141,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
         meaning="the webhook has no such message",
         remedy="look at `GET /webhooks/{id}/deliveries`",
     ),
+    "inspection_not_found": _answer(
+        404,
+        meaning="there is no such inspection; they are kept for an hour",
+        remedy="ask again with `POST /inspect`",
+    ),
     "artifact_not_found": _answer(
         404, meaning="the job has no such file", remedy="choose one of its `artifacts`"
     ),
@@ -194,6 +199,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
         429,
         meaning="as many jobs of the tenant wait or run as may",
         remedy="ask again when one has ended",
+    ),
+    "too_many_inspections": _answer(
+        429,
+        meaning="as many inspections of the tenant wait for their answer as may",
+        remedy="ask again when one has it",
     ),
     "quota_exceeded": _answer(
         429,
@@ -263,6 +273,10 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "out_of_memory": _job(
         "the worker ran out of memory",
         "try smaller `measurement.batch_size` and `refinement.batch_size`",
+    ),
+    "inspection_not_answered": _job(
+        "the inspection worker does not answer",
+        "look at its log; `POST /convert` does not need it",
     ),
     "attempts_exhausted": _job(
         "every attempt ended with its worker", "look at the worker's log, then retry"

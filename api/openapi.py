@@ -24,6 +24,7 @@ _OF_PARAMETERS = {
     "upload_id": "upload_not_found",
     "key_id": "key_not_found",
     "webhook_id": "webhook_not_found",
+    "inspection_id": "inspection_not_found",
 }
 FILE_CODES = tuple(
     code

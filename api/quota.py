@@ -8,6 +8,9 @@ from api.problems import Problem
 BUSY_SECONDS = 30
 """When it is worth trying again."""
 
+MAX_OPEN_INSPECTIONS = 20
+"""Of a tenant, at once."""
+
 
 def check_jobs(service: Service, tenant: str) -> None:
     """Refuse a job more than a tenant may have waiting or running.
@@ -21,6 +24,22 @@ def check_jobs(service: Service, tenant: str) -> None:
             429,
             "too_many_jobs",
             f"{most} of your jobs wait or run already; ask again when one has ended, or cancel one",
+            headers={"Retry-After": str(BUSY_SECONDS)},
+        )
+
+
+def check_inspections(service: Service, tenant: str) -> None:
+    """Refuse a question more than a tenant may have open.
+
+    Raises:
+        Problem: 429.
+    """
+    if service.inspections.count_open(tenant) >= MAX_OPEN_INSPECTIONS:
+        raise Problem(
+            429,
+            "too_many_inspections",
+            f"{MAX_OPEN_INSPECTIONS} of your inspections wait for their answer already; ask again "
+            "when one has it",
             headers={"Retry-After": str(BUSY_SECONDS)},
         )
 

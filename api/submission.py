@@ -31,12 +31,29 @@ LARGE_SIDE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Network:
+class Network:
     """What is known of the network before it is loaded."""
 
     architecture: str
     num_classes: int
     preprocessing: Preprocessing | None
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedFile:
+    """A file as it would be kept, and what was found in it."""
+
+    path: Path
+    facts: CheckpointFacts | DatasetFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A request that can be carried out, as far as can be told without loading its network."""
+
+    network: Network
+    checkpoint: AcceptedFile | None
+    data: AcceptedFile | None
 
 
 def submit(
@@ -67,21 +84,51 @@ def submit(
         Problem: parts or options do not go together.
         MomentumError: a file is refused; its code says why.
     """
+    examined = examine(request, checkpoint=checkpoint, data=data, limits=limits)
+    # Only now is anything kept: a refusal leaves nothing behind.
+    return store.submit(
+        request,
+        tenant=tenant,
+        checkpoint=_keep(examined.checkpoint, "checkpoint", tenant, files),
+        data=_keep(examined.data, "dataset", tenant, files),
+        key=key,
+    )
+
+
+def examine(
+    request: ConvertRequest,
+    *,
+    checkpoint: Path | None,
+    data: Path | None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Examined:
+    """Check what was sent; nothing is kept.
+
+    Args:
+        request: what is asked for.
+        checkpoint: the file that was sent; what was read of it is written beside it.
+        data: the data set that was sent, likewise.
+        limits: how much a file may ask for.
+
+    Raises:
+        Problem: parts or options do not go together.
+        MomentumError: a file is refused; its code says why.
+    """
     _check_source(request, has_checkpoint=checkpoint is not None)
-    accepted: dict[str, tuple[Path, CheckpointFacts | DatasetFacts]] = {}
+    accepted = None
     if checkpoint is not None:
         canonical = checkpoint.with_name("canonical.safetensors")
         facts = inspect_checkpoint(
             checkpoint, canonical, architecture=request.architecture, limits=limits
         )
-        network = _Network(facts.architecture, facts.num_classes, request.preprocessing)
-        accepted["checkpoint"] = canonical, facts
+        accepted = AcceptedFile(canonical, facts)
+        network = Network(facts.architecture, facts.num_classes, request.preprocessing)
         ships_data = False
     else:
         assert request.zoo_name is not None, "checked above"
         entry = find_zoo_entry(request.zoo_name)
         ships_data = entry.data_file is not None
-        network = _Network(
+        network = Network(
             entry.architecture, entry.num_classes, request.preprocessing or entry.preprocessing
         )
     _check_preprocessing(network)
@@ -95,33 +142,29 @@ def submit(
     _check_needs(request, has_images=has_images)
     if request.num_synthetic:
         _check_has_preprocessing(network)
-    if data is not None:
-        canonical = data.with_name("canonical.npz")
-        channels, side = input_shape(network.architecture)
-        data_facts = inspect_dataset(
-            data,
-            canonical,
-            # Fine-tuning takes the classes of the data.
-            num_classes=network.num_classes if _keeps_classes(request) else None,
-            image_side=side,
-            # As torchvision does: 256 before 224. Images for small networks come as they are.
-            resize_side=side * 8 // 7 if side >= LARGE_SIDE else side,
-            channels=channels,
-            limits=limits,
-        )
-        _check_data(data_facts, network, request)
-        accepted["dataset"] = data if data_facts.format == "npz" else canonical, data_facts
-    # Only now is anything kept: a refusal leaves nothing behind.
-    uploads = {
-        kind: _keep(path, kind, found, tenant, files) for kind, (path, found) in accepted.items()
-    }
-    return store.submit(
-        request,
-        tenant=tenant,
-        checkpoint=uploads.get("checkpoint"),
-        data=uploads.get("dataset"),
-        key=key,
+    if data is None:
+        return Examined(network, accepted, None)
+    return Examined(network, accepted, _examine_data(data, network, request, limits))
+
+
+def _examine_data(
+    data: Path, network: Network, request: ConvertRequest, limits: Limits
+) -> AcceptedFile:
+    canonical = data.with_name("canonical.npz")
+    channels, side = input_shape(network.architecture)
+    facts = inspect_dataset(
+        data,
+        canonical,
+        # Fine-tuning takes the classes of the data.
+        num_classes=network.num_classes if _keeps_classes(request) else None,
+        image_side=side,
+        # As torchvision does: 256 before 224. Images for small networks come as they are.
+        resize_side=side * 8 // 7 if side >= LARGE_SIDE else side,
+        channels=channels,
+        limits=limits,
     )
+    _check_data(facts, network, request)
+    return AcceptedFile(data if facts.format == "npz" else canonical, facts)
 
 
 def _keeps_classes(request: ConvertRequest) -> bool:
@@ -154,7 +197,7 @@ def _check_source(request: ConvertRequest, *, has_checkpoint: bool) -> None:
             )
 
 
-def _check_preprocessing(network: _Network) -> None:
+def _check_preprocessing(network: Network) -> None:
     channels, _ = input_shape(network.architecture)
     given = network.preprocessing
     if given is not None and len(given.mean) != channels:
@@ -186,7 +229,7 @@ def _check_needs(request: ConvertRequest, *, has_images: bool) -> None:
         raise _no_labels()
 
 
-def _check_has_preprocessing(network: _Network) -> None:
+def _check_has_preprocessing(network: Network) -> None:
     if network.preprocessing is None:
         raise Problem(
             422,
@@ -206,7 +249,7 @@ def _no_labels() -> Problem:
     )
 
 
-def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest) -> None:
+def _check_data(facts: DatasetFacts, network: Network, request: ConvertRequest) -> None:
     _check_has_preprocessing(network)
     channels, _ = input_shape(network.architecture)
     if facts.image_shape[2] != channels:
@@ -236,15 +279,15 @@ def _check_data(facts: DatasetFacts, network: _Network, request: ConvertRequest)
         )
 
 
-def _keep(
-    path: Path, kind: str, facts: CheckpointFacts | DatasetFacts, tenant: str, files: FileStore
-) -> Upload:
-    stored = files.put(path)
+def _keep(accepted: AcceptedFile | None, kind: str, tenant: str, files: FileStore) -> Upload | None:
+    if accepted is None:
+        return None
+    stored = files.put(accepted.path)
     return Upload(
         id=new_id(),
         tenant=tenant,
         kind=kind,
         blob_sha256=stored.sha256,
         num_bytes=stored.num_bytes,
-        facts=facts.to_json(),
+        facts=accepted.facts.to_json(),
     )

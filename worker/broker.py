@@ -20,17 +20,21 @@ JOBS_PER_CHILD = 50
 """Jobs after which a child is replaced, so that no leak grows for ever."""
 
 
-def create_celery_app(broker_url: str) -> Celery:
-    """Return the Celery application; nothing is connected yet.
+def create_celery_app(
+    broker_url: str, *, queue: str = CONVERT_QUEUE, tasks: str = "worker.tasks"
+) -> Celery:
+    """Return a Celery application; nothing is connected yet.
 
     Args:
         broker_url: Redis or Valkey.
+        queue: that its workers listen to.
+        tasks: the module that a worker's children import.
     """
     app = Celery("momentum", broker=broker_url)
     app.conf.update(
-        imports=["worker.tasks"],
-        task_queues=[Queue(CONVERT_QUEUE)],
-        task_default_queue=CONVERT_QUEUE,
+        imports=[tasks],
+        task_queues=[Queue(queue)],
+        task_default_queue=queue,
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,

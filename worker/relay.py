@@ -24,8 +24,14 @@ from worker.broker import create_celery_app
 from worker.contract.collector import Collector
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
+from worker.contract.inspection import InspectionStore
 from worker.contract.job_store import JobStore
-from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
+from worker.contract.messages import (
+    CONVERT_QUEUE,
+    CONVERT_TASK,
+    INSPECT_QUEUE,
+    INSPECT_TASK,
+)
 from worker.contract.outbox import Outbox
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
@@ -50,6 +56,7 @@ class Relay:
     def __init__(
         self,
         outbox: Outbox,
+        inspections: InspectionStore,
         uploads: UploadStore,
         collector: Collector,
         app: Celery,
@@ -59,6 +66,7 @@ class Relay:
     ) -> None:
         """Sweep every `sweep_seconds`; a job has failed after `max_attempts`."""
         self._outbox = outbox
+        self._inspections = inspections
         self._uploads = uploads
         self._collector = collector
         self._app = app
@@ -83,11 +91,15 @@ class Relay:
 
     def publish(self) -> None:
         """Send what waits in the outbox; a message may be sent twice, never not at all."""
+        for inspection_id in self._inspections.waiting():
+            self._send(INSPECT_TASK, inspection_id, INSPECT_QUEUE)
+            self._inspections.mark_sent(inspection_id)
         for message in self._outbox.waiting():
-            self._app.send_task(
-                CONVERT_TASK, args=[message.job_id], queue=CONVERT_QUEUE, retry=False
-            )
+            self._send(CONVERT_TASK, message.job_id, CONVERT_QUEUE)
             self._outbox.mark_sent(message)
+
+    def _send(self, task: str, of: str, queue: str) -> None:
+        self._app.send_task(task, args=[of], queue=queue, retry=False)
 
     def sweep(self) -> None:
         """Look for jobs without a living worker, lost messages and expired uploads."""
@@ -101,6 +113,7 @@ class Relay:
             logger.warning("%d messages sent again", lost)
         if dropped := self._uploads.drop_expired():
             logger.info("%d uploads have expired", dropped)
+        self._inspections.sweep()
 
     def _num_at_broker(self) -> int:
         with self._app.connection_or_acquire() as connection:
@@ -140,6 +153,7 @@ def main() -> None:
     engine, files = open_database(settings.database), FileStore(settings.data_folder)
     relay = Relay(
         Outbox(engine),
+        InspectionStore(engine),
         UploadStore(engine, files, keep_seconds=settings.upload_seconds),
         Collector(engine, files),
         create_celery_app(settings.broker),

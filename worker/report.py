@@ -137,6 +137,11 @@ def summarise(report: dict[str, Any]) -> dict[str, Any]:
         },
         "peak_bytes": {model: memory[model]["peak_bytes"] for model in ("original", "momentum")},
         "step_time_ratio": memory["ratios"]["seconds"],
+        "seconds_per_image": {
+            model: memory[model]["seconds"] / memory["batch_size"]
+            for model in ("original", "momentum")
+        },
+        "device": report["environment"]["device"],
         "top1_percent": accuracy and _percents(accuracy, "top1_percent"),
         "agreement_percent": accuracy and _percents(accuracy, "agreement_percent"),
         "synthetic": accuracy and accuracy["synthetic"],

@@ -17,7 +17,7 @@ def blocks_json(
 ) -> list[dict[str, Any]]:
     """Return a row for each run, with its blocks, and for each other part, in the plan's order.
 
-    Bytes are those held between the passes in the measured step.
+    Bytes are those held between the passes in the measured step; none where nothing was measured.
     """
     planned = {part.name: part for part in plan.memory.parts} if plan.memory else {}
     stays = {one.name: one.reason for one in plan.unconverted}
@@ -35,7 +35,7 @@ def blocks_json(
                 "reason": part.reason if part else "its last state is rewound",
                 "held_bytes": _held(run.blocks, measured),
                 "blocks": [
-                    {"name": name, "held_bytes": _held((name,), measured)[ORIGINAL]}
+                    {"name": name, "held_bytes": _held((name,), measured).get(ORIGINAL)}
                     for name in run.blocks
                 ],
             }
@@ -82,4 +82,5 @@ def _held(names: Iterable[str], measured: Mapping[str, StepMeasurement]) -> dict
     return {
         method: sum(sum(measured[method].held_by_part.get(key, {}).values()) for key in keys)
         for method in (ORIGINAL, MOMENTUM)
+        if method in measured
     }

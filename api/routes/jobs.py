@@ -11,10 +11,11 @@ from pydantic import StringConstraints
 from api.conditional import is_unchanged
 from api.cursor import CURSOR_PATTERN, read_cursor, write_cursor
 from api.dependencies import ID, JobDependency, ServiceDependency, TenantDependency, job_not_found
-from api.downloads import DOWNLOAD_PROBLEMS, Download, download
+from api.downloads import DOWNLOAD_PROBLEMS, Download, download, no_result
 from api.negotiation import preferred
+from api.openapi import problems
 from api.polling import RETRY_SECONDS
-from api.schemas.jobs import JobPage, JobSummary, JobView
+from api.schemas.jobs import JobComparison, JobPage, JobSummary, JobView
 from worker.contract.artifact_names import (
     BUNDLE_FILE,
     ORIGINAL_FILE,
@@ -35,8 +36,12 @@ REPORT_FORMS = {
 MAX_LISTED = 200
 """Jobs in one page."""
 
+MAX_COMPARED = 20
+"""Jobs in one comparison."""
+
 _NO_NUL = "^[^\\x00]*$"  # PostgreSQL has no text with it
 _Text = Annotated[str, StringConstraints(pattern=_NO_NUL)]
+_JobId = Annotated[str, StringConstraints(pattern=f"^{ID.pattern}$")]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -73,6 +78,35 @@ def list_jobs(
     shown = found[:limit]
     next_cursor = write_cursor(shown[-1]) if len(found) > limit else None
     return JobPage(jobs=[JobSummary.of(job) for job in shown], next_cursor=next_cursor)
+
+
+@router.get(
+    "/compare",
+    operation_id="compare_jobs",
+    summary="Hold finished jobs side by side",
+    responses=problems("job_not_found", "job_not_finished", "job_failed", "job_cancelled"),
+)
+def compare_jobs(
+    service: ServiceDependency,
+    tenant: TenantDependency,
+    job: Annotated[
+        list[_JobId],
+        Query(
+            min_length=2,
+            max_length=MAX_COMPARED,
+            description="Ids of jobs that have succeeded; repeat it: `?job=...&job=...`.",
+        ),
+    ],
+) -> JobComparison:
+    """Say in what the requests differ, and every figure of each job, with the best one."""
+    try:
+        found = [service.store.get(each, tenant=tenant) for each in job]
+    except LookupError:
+        raise job_not_found() from None
+    for one in found:
+        if one.state != JobState.SUCCEEDED:
+            raise no_result(one)
+    return JobComparison.of(found)
 
 
 @router.get("/{job_id}", operation_id="get_job", summary="Follow a job", response_model=JobView)

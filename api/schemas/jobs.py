@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from api.job_comparison import differences, figures
 from api.schemas.times import optional_time, time_of
 from worker.contract.job import Artifact, Event, Job, JobState, Stage, Upload
 
@@ -89,6 +92,43 @@ class JobView(JobSummary):
                 )
                 for one in artifacts
             ],
+        )
+
+
+class DifferenceView(BaseModel):
+    """An option that is not the same in all requests."""
+
+    path: str = Field(examples=["/conversion/gamma"], description="A JSON pointer into `request`.")
+    values: list[Any] = Field(description="Of each job, in their order; null where it has none.")
+
+
+class FigureView(BaseModel):
+    """A figure of all jobs."""
+
+    path: str = Field(
+        examples=["/peak_bytes/momentum"], description="A JSON pointer into `result`."
+    )
+    better: Literal["higher", "lower"] | None
+    values: list[Any] = Field(description="Of each job, in their order; null where it has none.")
+    best: list[int] = Field(description="Numbers of the jobs with the best value, from 0.")
+
+
+class JobComparison(BaseModel):
+    """Finished jobs side by side."""
+
+    jobs: list[JobSummary] = Field(description="In the order of the request.")
+    request_differences: list[DifferenceView]
+    figures: list[FigureView] = Field(
+        description="Of `result`, and `/seconds`: from the start of the last attempt to the end."
+    )
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job]) -> Self:
+        """Compare jobs."""
+        return cls(
+            jobs=[JobSummary.of(job) for job in jobs],
+            request_differences=[DifferenceView(**asdict(one)) for one in differences(jobs)],
+            figures=[FigureView(**asdict(one)) for one in figures(jobs)],
         )
 
 

@@ -121,11 +121,13 @@ class LocalService:
             broker.wait(self._stopped)
         environment |= {"MOMENTUM_BROKER_URL": broker_url}
         python = [sys.executable, "-P", "-m"]
-        worker = ["celery", "--app", "worker.celery_app", "worker", "--loglevel", "info"]
-        quiet = ["--without-gossip", "--without-mingle"]
+        celery = ["celery", "--app"]
+        as_worker = ["worker", "--loglevel", "info", "--without-gossip", "--without-mingle"]
         api = ["api.server", "--host", self._host, "--port", str(self._port)]
         self._add("relay", [*python, "worker.relay"], environment)
-        self._add("worker", [*python, *worker, *quiet], environment)
+        self._add("worker", [*python, *celery, "worker.celery_app", *as_worker], environment)
+        inspection = [*python, *celery, "worker.inspection_app", *as_worker]
+        self._add("inspection", [*inspection, "--hostname", "inspection@%h"], environment)
         self._add("api", [*python, *api], environment)
         self._wait_until_ready()
 

@@ -9,7 +9,9 @@ import pytest
 
 from tests.api.conftest import served
 from tests.api.test_keys import ZOO, bearer
+from worker.contract.inspection import Question
 from worker.contract.key_store import Scope
+from worker.contract.request import ConvertRequest, Source
 
 METHODS = ("get", "post", "delete", "put", "patch", "head")
 UNKNOWN = "0123456789abcdef" * 2
@@ -25,6 +27,16 @@ def tenants(application):
     )
     with served(application) as client:
         yield client, owner, other
+
+
+def inspected(application) -> str:
+    """An inspection of the first tenant's."""
+    question = Question(
+        architecture="digits_resnet26",
+        num_classes=10,
+        request=ConvertRequest(source=Source(zoo="digits_resnet26")),
+    )
+    return application.state.service.inspections.ask(question, tenant="a")
 
 
 def operations(client) -> list[tuple[str, str]]:
@@ -43,8 +55,9 @@ def test_every_operation_with_anothers_id_is_as_if_it_were_unknown(tenants, appl
     upload = client.post("/uploads", content=b"x", headers=owner).json()["id"]
     webhook = application.state.service.webhooks.create(tenant="a", url="u", kinds=["failed"])[0]
     names = {"name": "model.safetensors", "delivery_id": "1"}
-    theirs = names | {"job_id": job, "upload_id": upload, "webhook_id": webhook.id}
-    unknown = names | dict.fromkeys(("job_id", "upload_id", "webhook_id"), UNKNOWN)
+    ids = {"job_id": job, "upload_id": upload, "webhook_id": webhook.id}
+    ids["inspection_id"] = inspected(application)
+    theirs, unknown = names | ids, names | dict.fromkeys(ids, UNKNOWN)
     found = operations(client)
     assert len(found) >= 10
     for method, path in found:
@@ -67,6 +80,7 @@ def test_an_operation_with_the_owners_id_is_not_unknown(tenants, application):
     webhook = webhooks.create(tenant="a", url="u", kinds=["cancelled"])[0].id
     names = {"job_id": job, "upload_id": upload, "name": "x", "webhook_id": webhook}
     client.post(f"/jobs/{job}/cancel", headers=owner)
+    names["inspection_id"] = inspected(application)
     [delivery] = webhooks.deliveries_of(webhook)
     names["delivery_id"] = str(delivery.id)
     found = sorted(operations(client), key=lambda one: (one[0] == "DELETE", one[1]))

@@ -110,6 +110,14 @@ class Serving:
                 pytest.fail(f"the job is {job}; the worker says {self.log('worker')}")
             time.sleep(0.2)
 
+    def wait_for_inspection(self, location: str, *, seconds: float) -> dict[str, Any]:
+        """Poll until an inspection has its answer."""
+        deadline = time.monotonic() + seconds
+        while (found := self.job(location))["state"] == "waiting":
+            assert time.monotonic() < deadline, self.log("inspection")
+            time.sleep(0.2)
+        return found
+
     def log(self, name: str) -> str:
         return (self.data_dir / "logs" / f"{name}.log").read_text(errors="replace")[-4000:]
 

@@ -157,3 +157,24 @@ def test_the_demo_shows_its_table(tmp_path):
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert (tmp_path / "out" / "report.json").exists()
     assert "<h1>digits_resnet26</h1>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_inspection_says_what_a_job_does(service):
+    """Asked of the real service, whose inspection worker answers within seconds."""
+    request = {
+        "source": {"zoo": "digits_resnet26"},
+        "refinement": None,
+        "measurement": {"repeats": 1, "rivals": False},
+    }
+    answer = service.client.post("/inspect", json=request)
+    assert answer.status_code in (200, 202), answer.text
+    found = service.wait_for_inspection(answer.json()["links"]["self"], seconds=120)
+    assert found["state"] == "answered", found["error"]
+    job = service.wait_for(service.submit(request), "succeeded", seconds=300)
+    report = service.client.get(job["links"]["report"]).json()
+    assert found["answer"]["plan"] == report["plan"]
+    assert found["answer"]["memory"]["budgets"] == report["prediction"]["budgets"]
+    # The next one knows what the job has measured.
+    again = service.client.post("/inspect", json=request).json()
+    found = service.wait_for_inspection(again["links"]["self"], seconds=120)
+    assert "finished jobs" in found["answer"]["time"]["basis"]

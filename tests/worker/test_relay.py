@@ -15,6 +15,7 @@ from worker.broker import create_celery_app
 from worker.contract.collector import Collector
 from worker.contract.database import database_now
 from worker.contract.file_store import FileStore
+from worker.contract.inspection import InspectionStore
 from worker.contract.messages import CONVERT_QUEUE
 from worker.contract.request import ConvertRequest, Source
 from worker.contract.tables import outbox as messages
@@ -27,7 +28,13 @@ pytestmark = pytest.mark.redis
 def relay_to(url, outbox, uploads) -> Relay:
     collector = Collector(uploads._engine, uploads._files)
     return Relay(
-        outbox, uploads, collector, create_celery_app(url), sweep_seconds=0.1, max_attempts=3
+        outbox,
+        InspectionStore(uploads._engine),
+        uploads,
+        collector,
+        create_celery_app(url),
+        sweep_seconds=0.1,
+        max_attempts=3,
     )
 
 

@@ -95,6 +95,12 @@ class Settings(BaseSettings):
         gt=0,
         description="A body may take longer than that by as much as it has bytes at this rate.",
     )
+    inspect_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        description="Time that `POST /inspect` waits for its answer before it says where it will "
+        "be.",
+    )
     upload_hours: float = Field(
         default=24.0,
         gt=0,

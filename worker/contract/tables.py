@@ -190,3 +190,20 @@ artifacts = Table(
     Column("created_at", Double, nullable=False),
     Index(None, "blob_sha256"),
 )
+
+inspections = Table(
+    "inspections",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("question", _JSON, nullable=False),
+    Column("answer", _JSON),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("created_at", Double, nullable=False),
+    Column("num_sent", Integer, nullable=False),
+    Column("sent_at", Double),
+    Column("finished_at", Double),
+    Index(None, "tenant", "finished_at"),
+    Index(None, "finished_at"),
+)

@@ -1,0 +1,97 @@
+"""What an inspection says is what a job does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from momentum_core.config import (
+    ConversionConfig,
+    FinetuningConfig,
+    MeasurementConfig,
+    RefinementConfig,
+)
+from momentum_core.errors import MomentumError
+from worker.contract.inspection import Question, StepSpeed
+from worker.contract.job import Stage
+from worker.contract.request import ConvertRequest, DataSource, Source
+from worker.inspection import answer_question
+from worker.time_estimate import estimate_time
+
+DIGITS = ConvertRequest(
+    source=Source(zoo="digits_resnet26"),
+    conversion=ConversionConfig(gamma=0.25),
+    measurement=MeasurementConfig(batch_size=4, repeats=1),
+    refinement=RefinementConfig(max_steps=2, batch_size=16, calibrate=False),
+)
+
+
+def question(request: ConvertRequest, architecture: str = "digits_resnet26", **values) -> Question:
+    return Question(architecture=architecture, num_classes=10, request=request, **values)
+
+
+def test_plan_parts_and_memory_are_those_of_the_jobs_report(run, file_of):
+    report = json.loads(file_of(run(DIGITS), "report.json").read_text())
+    answer = answer_question(question(DIGITS))
+    assert answer["plan"] == report["plan"]
+    names = ("name", "modules", "converted", "gamma", "strategy", "reason")
+    assert [{name: one[name] for name in names} for one in answer["blocks"]] == [
+        {name: one[name] for name in names} for one in report["blocks"]
+    ]
+    assert answer["memory"]["budgets"] == report["prediction"]["budgets"]
+    assert answer["num_parameters"] == report["source"]["num_parameters"]
+    assert (answer["num_train"], answer["num_test"]) == (1297, 500)
+    assert any("would be converted" in sentence for sentence in answer["summary"])
+    assert any("largest batch" in sentence for sentence in answer["summary"])
+
+
+def test_made_up_images_are_counted():
+    request = replace(DIGITS, data=DataSource(synthetic=40))
+    answer = answer_question(question(request))
+    assert (answer["num_train"], answer["num_test"]) == (40, 20)
+
+
+def test_no_data_no_refinement():
+    request = replace(DIGITS, source=Source(upload="0" * 32))
+    answer = answer_question(question(request))
+    assert (answer["num_train"], answer["num_test"]) == (None, None)
+    assert answer["time"]["seconds"].keys() == {"planning", "measuring"}
+
+
+def test_what_a_job_would_fail_with_is_said():
+    with pytest.raises(MomentumError, match="no_such_network"):
+        answer_question(question(DIGITS, "no_such_network"))
+
+
+def test_time_is_images_times_measured_steps():
+    """By hand: 1 s a step of the original for each image, 3 s of the momentum network."""
+    asked = replace(
+        DIGITS,
+        measurement=MeasurementConfig(batch_size=4, repeats=1, rivals=False, predict=False),
+        refinement=RefinementConfig(
+            max_steps=10, batch_size=16, calibrate=False, evaluation_interval=5, held_back=0.1
+        ),
+    )
+    known = StepSpeed(original=1.0, momentum=3.0, device="x", num_jobs=2)
+    found = estimate_time(
+        question(asked, num_train=100, num_test=30, speed=known), None, planning=0.5
+    )
+    assert found.seconds[Stage.PLANNING] == 0.5
+    # A warm-up and a repetition of 4 images, both networks.
+    assert found.seconds[Stage.MEASURING] == pytest.approx(2 * 4 * (1 + 3))
+    # Steps with the original's answers; 2 evaluations and 3 at the start on 10 images.
+    refining = 10 * 16 * (3 + 1 / 3) + (2 + 3) * 10 * 3 / 3
+    assert found.seconds[Stage.REFINING] == pytest.approx(refining)
+    # Original, converted, refined.
+    assert found.seconds[Stage.EVALUATING] == pytest.approx(30 * (1 + 3 + 3) / 3)
+    assert "2 finished jobs" in found.basis
+    assert found.to_json()["total_seconds"] == pytest.approx(sum(found.seconds.values()))
+
+
+def test_fine_tuning_trains_both_networks():
+    asked = replace(DIGITS, task="finetune", finetuning=FinetuningConfig(max_steps=7, batch_size=8))
+    known = StepSpeed(original=1.0, momentum=2.0, device="x", num_jobs=1)
+    found = estimate_time(question(asked, num_train=100, num_test=3, speed=known), None, planning=0)
+    assert found.seconds[Stage.REFINING] == pytest.approx(7 * 8 * 3)

@@ -1,0 +1,147 @@
+"""What would become of a network: planned and predicted, without weights and without a job."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from momentum_core.architectures import build
+from momentum_core.checkpoint import input_shape, read_dataset
+from momentum_core.comparison import predict_memory
+from momentum_core.comparison.methods import MOMENTUM, ORIGINAL
+from momentum_core.conversion import ConversionPlan, convert, plan_architecture
+from momentum_core.errors import DataError
+from worker.contract.inspection import Question
+from worker.contract.zoo import find_zoo_entry
+from worker.report_blocks import blocks_json
+from worker.report_page.numbers import written_bytes
+from worker.time_estimate import estimate_time
+from worker.zoo import shipped_dataset
+
+_SHOWN_BUDGET = 8.0
+"""GiB of the GPU in the summary."""
+
+
+def answer_question(question: Question) -> dict[str, Any]:
+    """Return what a job would do, as JSON values.
+
+    Args:
+        question: the architecture, the options, and how many images there are.
+
+    Raises:
+        MomentumError: the job would fail; the message says why.
+    """
+    started = time.monotonic()
+    request = question.request
+    plan = plan_architecture(
+        question.architecture, num_classes=question.num_classes, config=request.conversion
+    )
+    memory = _memory(question, plan)
+    planning = time.monotonic() - started
+    question = _with_shipped_data(question)
+    original = build(question.architecture, num_classes=question.num_classes)
+    estimate = estimate_time(question, original, planning).to_json()
+    answer = {
+        "architecture": question.architecture,
+        "num_classes": question.num_classes,
+        "num_parameters": sum(one.numel() for one in original.parameters()),
+        "num_train": question.num_train,
+        "num_test": question.num_test,
+        "plan": plan.to_json(),
+        "blocks": blocks_json(plan, {}),
+        "memory": memory,
+        "time": estimate,
+    }
+    return {"summary": _summary(answer, plan)} | answer
+
+
+def _memory(question: Question, plan: ConversionPlan) -> dict[str, Any]:
+    measurement = question.request.measurement
+    channels, side = input_shape(question.architecture)
+    side = measurement.image_size or side
+    with torch.device("meta"):
+        original = build(question.architecture, num_classes=question.num_classes)
+        images = torch.empty(2, channels, side, side)
+    try:
+        return predict_memory(
+            original,
+            convert(original, plan=plan),
+            images,
+            batch_size=measurement.batch_size,
+            optimizer=measurement.optimizer,
+            rivals=measurement.rivals,
+            depth_factors=(),
+        ).to_json()
+    except DataError as error:
+        if error.code != "prediction_failed":
+            raise
+        return {"basis": "not predicted", "reason": str(error)}
+
+
+def _with_shipped_data(question: Question) -> Question:
+    """Count the images that the service would take by itself."""
+    request = question.request
+    if question.num_train is not None:
+        return question
+    if count := request.num_synthetic:
+        return replace(question, num_train=count, num_test=count // 2)
+    entry = None if request.zoo_name is None else find_zoo_entry(request.zoo_name)
+    path = None if entry is None else shipped_dataset(entry)
+    if path is None:
+        return question
+    data = read_dataset(path)
+    return replace(question, num_train=len(data.x_train), num_test=len(data.x_test))
+
+
+def _summary(answer: dict[str, Any], plan: ConversionPlan) -> list[str]:
+    runs, num_blocks = len(plan.runs), sum(len(run.blocks) for run in plan.runs)
+    sentences = [
+        f"{answer['architecture']}: {num_blocks} residual blocks in {runs} "
+        f"run{'s' if runs != 1 else ''} would be converted, {len(plan.unconverted)} other parts "
+        "stay as they are."
+        if runs
+        else f"{answer['architecture']}: no residual block can be converted; the reasons are with "
+        "the parts."
+    ]
+    memory = answer["memory"]
+    if memory["basis"] == "predicted":
+        sentences += _memory_sentences(memory)
+    else:
+        sentences.append(f"Memory could not be predicted: {memory['reason']}")
+    total = answer["time"]["total_seconds"]
+    sentences.append(f"The job would take about {_duration(total)} ({answer['time']['basis']}).")
+    return sentences
+
+
+def _memory_sentences(memory: dict[str, Any]) -> list[str]:
+    size = memory["batch_size"]
+    peaks = {
+        name: next(
+            point["peak_bytes"]
+            for point in memory["methods"][name]["points"]
+            if point["batch_size"] == size
+        )
+        for name in (ORIGINAL, MOMENTUM)
+    }
+    before, after = peaks[ORIGINAL], peaks[MOMENTUM]
+    found = [
+        f"At batch {size} a training step's peak would go from {written_bytes(before)} to "
+        f"{written_bytes(after)}, {after / before:.2f}x (predicted)."
+    ]
+    for budget in memory["budgets"]:
+        if budget["gib"] == _SHOWN_BUDGET:
+            largest = budget["largest_batch"]
+            found.append(
+                f"On a GPU of {_SHOWN_BUDGET:g} GiB the largest batch would go from "
+                f"{largest[ORIGINAL]:,} to {largest[MOMENTUM]:,} (predicted)."
+            )
+    return found
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

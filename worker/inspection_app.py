@@ -1,0 +1,9 @@
+"""Celery entry module of the inspection worker: `celery --app worker.inspection_app worker`."""
+
+from __future__ import annotations
+
+from worker.broker import create_celery_app
+from worker.contract.messages import INSPECT_QUEUE
+from worker.contract.settings import Settings
+
+app = create_celery_app(Settings().broker, queue=INSPECT_QUEUE, tasks="worker.inspection_tasks")
