@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping
@@ -95,7 +96,8 @@ def _seconds(question: Question, speed: StepSpeed, planning: float) -> dict[Stag
     elif (refinement := request.refinement) is not None:
         evaluating += num_test * FORWARD * momentum
         batch = _number(refinement.batch_size, min(USUAL_BATCH, max(2, num_train // 4)))
-        interval = min(MAX_INTERVAL, max(1, refinement.max_steps // NUM_EVALUATIONS))
+        usual_interval = min(MAX_INTERVAL, math.ceil(refinement.max_steps / NUM_EVALUATIONS))
+        interval = _number(refinement.evaluation_interval, usual_interval)
         num_looks = refinement.max_steps / interval + 3
         held_back = num_train * _number(refinement.held_back, USUAL_HELD_BACK)
         images = refinement.max_steps * batch
