@@ -72,11 +72,13 @@ def document_of(app: FastAPI) -> dict[str, Any]:
 
 def methods_of(app: FastAPI, path: str) -> list[str]:
     """Return the methods that a path answers, for the header `Allow`."""
-    found = set()
-    for template, item in document_of(app)["paths"].items():
+    paths = document_of(app)["paths"]
+    # A fixed path goes before one with an id in its place, as it does in routing.
+    for template in sorted(paths, key=lambda one: str(one).count("{")):
         if re.fullmatch(re.sub(r"\{[a-z_]+\}", "[^/]+", template), path):
-            found |= {method.upper() for method in _METHODS if method in item}
-    return sorted(found | ({"HEAD"} if "GET" in found else set()))
+            found = {method.upper() for method in _METHODS if method in paths[template]}
+            return sorted(found | ({"HEAD"} if "GET" in found else set()))
+    return []
 
 
 def _add_problems(path: str, operation: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, HTTPException, Query, Response
 from fastapi.responses import FileResponse
 from pydantic import StringConstraints
 
@@ -107,6 +107,12 @@ def compare_jobs(
         if one.state != JobState.SUCCEEDED:
             raise no_result(one)
     return JobComparison.of(found)
+
+
+@router.delete("/compare", include_in_schema=False)
+def not_a_job() -> None:
+    """Keep the path above from being taken for a job's id."""
+    raise HTTPException(405)
 
 
 @router.get("/{job_id}", operation_id="get_job", summary="Follow a job", response_model=JobView)

@@ -78,3 +78,9 @@ def test_an_option_that_one_request_lacks_is_null(service, jobs):
     paths = {one.path: one.values for one in differences(found)}
     assert paths["/refinement/max_steps"] == (100, None)
     assert {one.path for one in figures(found)} >= {"/peak_bytes/momentum", "/seconds"}
+
+
+def test_it_is_no_job(client):
+    answer = client.delete("/jobs/compare")
+    problem_of(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET, HEAD"

@@ -21,6 +21,10 @@ def commands(port: int) -> tuple[tuple[str, ...], ...]:
         ("-m", "api.server", "--port", str(port)),
         ("-m", "worker.relay"),
         ("-m", "celery", "--app", "worker.celery_app", "worker"),
+        (
+            *("-m", "celery", "--app", "worker.inspection_app", "worker"),
+            *("--hostname", "inspection@%h"),
+        ),
     )
 
 
@@ -68,6 +72,9 @@ def test_a_worker_on_redis_and_postgresql_does_the_same_job(redis_url, postgres_
         assert job["result"]["top1_percent"]["refined"] > 98
         assert service.client.get(job["links"]["weights"]).status_code == 200
         assert not (service.data_dir / "momentum.db").exists()
+        asked = service.client.post("/inspect", json={"source": {"zoo": "digits_resnet26"}}).json()
+        found = service.wait_for_inspection(asked["links"]["self"], seconds=120)
+        assert found["state"] == "answered", found["error"]
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
