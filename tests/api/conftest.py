@@ -16,12 +16,27 @@ import uvicorn
 
 from api.app import create_app
 from api.http_protocol import bounded_protocol
+from tests.end_to_end.conftest import serving
 from worker.contract.job import Artifact
 from worker.contract.job_claims import JobClaims
 from worker.contract.settings import Settings
 
 WEIGHTS = b"weights" * 1000
 FILES = {"model.safetensors": "application/vnd.safetensors"}
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory):
+    """The whole service, worker included, for tests of its clients; they leave it running."""
+    # Where no zoo answers: what is not shipped cannot be had.
+    elsewhere = {"MOMENTUM_ZOO_BASE_URL": "http://127.0.0.1:9/models"}
+    with serving(tmp_path_factory.mktemp("running"), OMP_NUM_THREADS="1", **elsewhere) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def url_of_running_service(running) -> str:
+    return str(running.client.base_url)
 
 
 @pytest.fixture

@@ -1,0 +1,250 @@
+"""Asking for a conversion: from a call's arguments to files sent ahead and one request."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from api.client.effects import Op, Request
+from api.client.errors import FILE_NOT_USABLE, INVALID_ARGUMENT, ApiError
+from api.client.files_ahead import OnProgress, delete_upload, upload
+from api.client.records import JobRecord, read
+from api.client.retrying import RetryPolicy, exchange
+
+INSPECTION_SECONDS = 900.0
+"""The service reads the files before it answers."""
+
+ZOO, UPLOAD, SYNTHETIC = "zoo:", "upload:", "synthetic:"
+
+Options = Mapping[str, Any]
+"""Options by their names in docs/api.md; or one of the dataclasses of `momentum_core.config`."""
+
+_GOAL = re.compile(r"(\d+(?:\.\d+)?) ?(%?)")
+
+
+def convert(
+    policy: RetryPolicy,
+    source: str | Path,
+    *,
+    data: str | Path | None = None,
+    gamma: float | Literal["auto"] | None = None,
+    goal: float | str | Options | None = None,
+    max_steps: int | None = None,
+    refinement: Options | Literal[False] | None = None,
+    conversion: Options | None = None,
+    measurement: Options | None = None,
+    finetuning: Options | None = None,
+    task: Literal["convert", "finetune"] | None = None,
+    architecture: str | None = None,
+    preprocessing: Options | None = None,
+    labelled: bool | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+    tags: Iterable[str] = (),
+    idempotency_key: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Op[JobRecord]:
+    """Ask for a conversion; return as soon as the job is durable.
+
+    Files are sent ahead, go on where they stopped when the connection breaks, and are compared by
+    their SHA-256. The request has an `Idempotency-Key`, so that it is never carried out twice.
+    Options that are left out take the service's defaults (docs/api.md).
+
+    Args:
+        source: path of a checkpoint; or `zoo:NAME`, or `upload:ID`.
+        data: path of a data set; or `upload:ID`, or `synthetic:COUNT` for images that are made up.
+        gamma: momentum term between 0 and 1, or `auto`.
+        goal: what accuracy may be lost: `0.5` in points, `"0.5%"` of the original's figure;
+            `"none"` trains for the whole budget. Or `refinement.goal` itself.
+        max_steps: optimizer steps at most, of the refinement, or of the task `finetune`.
+        refinement: further options of the refinement; False leaves it out.
+        conversion: further options of the conversion.
+        measurement: options of the measurement.
+        finetuning: options of the task `finetune`.
+        task: `convert`, or `finetune`.
+        architecture: what the checkpoint is; found from names and shapes without it.
+        preprocessing: `mean` and `std`, a number for each channel, for pixels in 0..1.
+        labelled: False takes the original's answers as the measure, though there are labels.
+        seed: of every random choice.
+        name: free text to find the job by.
+        tags: words to find jobs by.
+        idempotency_key: of your own, to ask again later; one is made without it.
+        on_progress: told while files are sent how many bytes have gone, and of how many.
+
+    Raises:
+        ApiError: a file cannot be read, or the service refuses it or an option; `code` says why.
+    """
+    request = options_of(
+        gamma=gamma,
+        goal=goal,
+        max_steps=max_steps,
+        refinement=refinement,
+        conversion=conversion,
+        measurement=measurement,
+        finetuning=finetuning,
+        task=task,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        seed=seed,
+        name=name,
+        tags=tags,
+    )
+    sent: list[str] = []
+    request["source"] = yield from _place(policy, source, "source", sent, on_progress)
+    if data is not None:
+        request["data"] = yield from _place(policy, data, "data", sent, on_progress)
+    if labelled is not None:
+        request["data"] = request.get("data", {}) | {"labelled": labelled}
+    asked = Request(
+        method="POST",
+        path="/convert",
+        json=request,
+        headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
+        read_seconds=INSPECTION_SECONDS,
+    )
+    try:
+        answer = yield from exchange(asked, policy)
+    finally:
+        # The job keeps what it needs of them. With a key of the user's own they stay: the same
+        # request is the same files.
+        if idempotency_key is None:
+            for upload_id in sent:
+                yield from _forget(policy, upload_id)
+    return read(JobRecord, answer.json())
+
+
+def options_of(
+    *,
+    gamma: float | Literal["auto"] | None = None,
+    goal: float | str | Options | None = None,
+    max_steps: int | None = None,
+    refinement: Options | Literal[False] | None = None,
+    conversion: Options | None = None,
+    measurement: Options | None = None,
+    finetuning: Options | None = None,
+    task: str | None = None,
+    architecture: str | None = None,
+    preprocessing: Options | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+    tags: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Return the request that a call of `convert` means, as JSON values, without its files.
+
+    Raises:
+        ApiError: `invalid_argument`.
+    """
+    tuned = _given(finetuning)
+    if task == "finetune":
+        tuned |= _known(max_steps=max_steps)
+        max_steps = None
+    sections = {
+        "conversion": _given(conversion) | _known(gamma=gamma),
+        "measurement": _given(measurement),
+        "finetuning": tuned,
+        "preprocessing": _given(preprocessing),
+        "tags": list(tags),
+    }
+    request = {name: each for name, each in sections.items() if each}
+    request |= _known(task=task, architecture=architecture, seed=seed, name=name)
+    if refinement is False:
+        if goal is not None or max_steps is not None:
+            raise ApiError(
+                INVALID_ARGUMENT,
+                "refinement is left out, so there is neither a goal nor a number of steps; leave "
+                "those out, too",
+            )
+        return request | {"refinement": None}
+    refined = _given(refinement) | _known(max_steps=max_steps)
+    if goal is not None:
+        wanted = _goal(goal)
+        refined["goal"] = wanted and (refined.get("goal") or {}) | wanted
+    return request | ({"refinement": refined} if refined else {})
+
+
+def _place(
+    policy: RetryPolicy,
+    where: str | Path,
+    part: Literal["source", "data"],
+    sent: list[str],
+    on_progress: OnProgress | None,
+) -> Op[dict[str, Any]]:
+    """Return what the request says of a file; it is sent ahead if it is one of this machine."""
+    named = str(where)
+    if named.startswith(UPLOAD):
+        return {"upload": named.removeprefix(UPLOAD)}
+    if part == "source" and named.startswith(ZOO):
+        return {"zoo": named.removeprefix(ZOO)}
+    if part == "data" and named.startswith(SYNTHETIC):
+        count = named.removeprefix(SYNTHETIC)
+        if not count.isdecimal():
+            raise ApiError(
+                INVALID_ARGUMENT, f"data is {named!r}; write synthetic: and a number of images"
+            )
+        return {"synthetic": int(count)}
+    path = Path(where).expanduser()
+    if not path.is_file():
+        raise missing_file(named, part)
+    file = yield from upload(policy, path, on_progress=on_progress)
+    sent.append(file.id)
+    return {"upload": file.id}
+
+
+def missing_file(named: str, part: str) -> ApiError:
+    """Make the error of what should be a file, and is none.
+
+    Args:
+        named: as the user named it.
+        part: `source` or `data`.
+    """
+    if Path(named).expanduser().is_dir():
+        remedy = (
+            f"pack its class folders: tar -cf data.tar -C {named} ."
+            if part == "data"
+            else "name the checkpoint in it"
+        )
+        return ApiError(FILE_NOT_USABLE, f"{named!r} is a folder; {remedy}")
+    hint = f"; for an entry of the zoo write zoo:{named}" if part == "source" else ""
+    return ApiError(FILE_NOT_USABLE, f"there is no file {named!r}{hint}")
+
+
+def _forget(policy: RetryPolicy, upload_id: str) -> Op[None]:
+    try:
+        yield from delete_upload(policy, upload_id)
+    except ApiError:
+        return  # it expires by itself
+
+
+def _goal(goal: float | str | Options) -> dict[str, Any] | None:
+    """Return `refinement.goal`."""
+    if isinstance(goal, str):
+        if goal == "none":
+            return None
+        found = _GOAL.fullmatch(goal.strip())
+        if found is None:
+            raise ApiError(
+                INVALID_ARGUMENT,
+                f"the goal is {goal!r}; write what may be lost: 0.5 in points, 0.5% of the "
+                "original's figure, or none",
+            )
+        criterion = "relative" if found[2] else "absolute"
+        return {"criterion": criterion, "tolerable_loss": float(found[1])}
+    if isinstance(goal, int | float):
+        return {"criterion": "absolute", "tolerable_loss": float(goal)}
+    return _given(goal)
+
+
+def _given(options: Options | None) -> dict[str, Any]:
+    if options is None:
+        return {}
+    if dataclasses.is_dataclass(options) and not isinstance(options, type):
+        return dataclasses.asdict(options)
+    return dict(options)
+
+
+def _known(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
