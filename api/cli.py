@@ -18,10 +18,12 @@ _JOBS, _SERVICE, _HERE, _RUN = "Jobs", "The service", "Without a service", "Run 
 
 for _function, _panel in (
     (conversion.convert, _JOBS),
+    (conversion.inspect, _JOBS),
     (jobs.jobs, _JOBS),
     (jobs.show, _JOBS),
     (jobs.watch, _JOBS),
     (jobs.download, _JOBS),
+    (jobs.compare, _JOBS),
     (jobs.cancel, _JOBS),
     (jobs.retry, _JOBS),
     (jobs.delete, _JOBS),

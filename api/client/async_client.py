@@ -155,7 +155,9 @@ class AsyncClient:
         await self.runner.close()
 
     convert = _job_of(conversion.convert)
+    inspect = _returning(conversion.inspect)
     job = _job_of(jobs.get_job)
+    compare = _returning(jobs.compare_jobs)
     jobs = _jobs_of(jobs.list_jobs)
     upload = _returning(files_ahead.upload)
     get_upload = _returning(files_ahead.get_upload)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from api.client.effects import Op, Request
-from api.client.errors import FILE_NOT_USABLE, INVALID_ARGUMENT, ApiError
+from api.client.effects import Op, Pause, Request
+from api.client.errors import FILE_NOT_USABLE, INVALID_ARGUMENT, TIMEOUT, ApiError
 from api.client.files_ahead import OnProgress, delete_upload, upload
-from api.client.records import JobRecord, read
+from api.client.records import Inspection, JobRecord, read
 from api.client.retrying import RetryPolicy, exchange
 
-INSPECTION_SECONDS = 900.0
+EXAMINATION_SECONDS = 900.0
 """The service reads the files before it answers."""
+
+INSPECTION_SECONDS = 600.0
+POLL_SECONDS = 1.0
+"""Between two looks for an answer that takes longer."""
 
 ZOO, UPLOAD, SYNTHETIC = "zoo:", "upload:", "synthetic:"
 
@@ -93,18 +98,13 @@ def convert(
         name=name,
         tags=tags,
     )
-    sent: list[str] = []
-    request["source"] = yield from _place(policy, source, "source", sent, on_progress)
-    if data is not None:
-        request["data"] = yield from _place(policy, data, "data", sent, on_progress)
-    if labelled is not None:
-        request["data"] = request.get("data", {}) | {"labelled": labelled}
+    sent = yield from _send_files(policy, request, source, data, labelled, on_progress)
     asked = Request(
         method="POST",
         path="/convert",
         json=request,
         headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
-        read_seconds=INSPECTION_SECONDS,
+        read_seconds=EXAMINATION_SECONDS,
     )
     try:
         answer = yield from exchange(asked, policy)
@@ -112,9 +112,52 @@ def convert(
         # The job keeps what it needs of them. With a key of the user's own they stay: the same
         # request is the same files.
         if idempotency_key is None:
-            for upload_id in sent:
-                yield from _forget(policy, upload_id)
+            yield from _forget(policy, sent)
     return read(JobRecord, answer.json())
+
+
+def inspect(
+    policy: RetryPolicy,
+    /,
+    source: str | Path,
+    *,
+    data: str | Path | None = None,
+    labelled: bool | None = None,
+    timeout_seconds: float = INSPECTION_SECONDS,
+    on_progress: OnProgress | None = None,
+    **options: Any,
+) -> Op[Inspection]:
+    """Ask what a conversion would do, and wait for the answer; nothing is kept.
+
+    To send a large file only once, `upload` it, and name it `upload:ID` here and to `convert`.
+
+    Args:
+        source: path of a checkpoint; or `zoo:NAME`, or `upload:ID`.
+        data: path of a data set; or `upload:ID`, or `synthetic:COUNT` for images that are made up.
+        labelled: False takes the original's answers as the measure, though there are labels.
+        timeout_seconds: how long to wait at most.
+        on_progress: told while files are sent how many bytes have gone, and of how many.
+        options: what `convert` takes besides, from `gamma` to `tags`.
+
+    Raises:
+        ApiError: a file cannot be read, the service refuses it or an option, or `timeout`.
+    """
+    ends_at = time.monotonic() + timeout_seconds
+    request = options_of(**options)
+    sent = yield from _send_files(policy, request, source, data, labelled, on_progress)
+    asked = Request(method="POST", path="/inspect", json=request, read_seconds=EXAMINATION_SECONDS)
+    try:
+        answer = yield from exchange(asked, policy)
+    finally:
+        yield from _forget(policy, sent)
+    found = read(Inspection, answer.json())
+    while found.state == "waiting":
+        if time.monotonic() >= ends_at:
+            raise ApiError(TIMEOUT, f"there is no answer after {timeout_seconds:g} seconds")
+        yield Pause(POLL_SECONDS)
+        again = Request(method="GET", path=f"/inspections/{found.id}")
+        found = read(Inspection, (yield from exchange(again, policy)).json())
+    return found
 
 
 def options_of(
@@ -166,6 +209,24 @@ def options_of(
     return request | ({"refinement": refined} if refined else {})
 
 
+def _send_files(
+    policy: RetryPolicy,
+    request: dict[str, Any],
+    source: str | Path,
+    data: str | Path | None,
+    labelled: bool | None,
+    on_progress: OnProgress | None,
+) -> Op[list[str]]:
+    """Send the files of this machine ahead, name them in the request; return their ids."""
+    sent: list[str] = []
+    request["source"] = yield from _place(policy, source, "source", sent, on_progress)
+    if data is not None:
+        request["data"] = yield from _place(policy, data, "data", sent, on_progress)
+    if labelled is not None:
+        request["data"] = request.get("data", {}) | {"labelled": labelled}
+    return sent
+
+
 def _place(
     policy: RetryPolicy,
     where: str | Path,
@@ -212,11 +273,12 @@ def missing_file(named: str, part: str) -> ApiError:
     return ApiError(FILE_NOT_USABLE, f"there is no file {named!r}{hint}")
 
 
-def _forget(policy: RetryPolicy, upload_id: str) -> Op[None]:
-    try:
-        yield from delete_upload(policy, upload_id)
-    except ApiError:
-        return  # it expires by itself
+def _forget(policy: RetryPolicy, sent: list[str]) -> Op[None]:
+    for upload_id in sent:
+        try:
+            yield from delete_upload(policy, upload_id)
+        except ApiError:
+            return  # they expire by themselves
 
 
 def _goal(goal: float | str | Options) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from api.client.effects import Give, Op, Request
-from api.client.records import JobRecord, read, read_list
+from api.client.records import Comparison, JobRecord, read, read_list
 from api.client.retrying import RetryPolicy, exchange
 
 PAGE_JOBS = 100
@@ -98,6 +98,20 @@ def get_report(policy: RetryPolicy, job_id: str) -> Op[dict[str, Any]]:
         method="GET", path=f"/jobs/{job_id}/report", headers={"Accept": "application/json"}
     )
     return dict((yield from exchange(request, policy)).json())
+
+
+def compare_jobs(policy: RetryPolicy, job_ids: Iterable[str]) -> Op[Comparison]:
+    """Hold jobs that have succeeded side by side: where their requests differ, and every figure.
+
+    Args:
+        job_ids: two of them or more.
+
+    Raises:
+        ApiError: `job_not_found`, `job_not_finished`, and whatever any request may meet.
+    """
+    query = tuple(("job", job_id) for job_id in job_ids)
+    answer = yield from exchange(Request(method="GET", path="/jobs/compare", query=query), policy)
+    return read(Comparison, answer.json())
 
 
 def _several(value: str | Iterable[str]) -> list[str]:

@@ -89,6 +89,55 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """What a conversion would do."""
+
+    id: str
+    state: str
+    """`waiting`, `answered`, or `refused`: a job would fail, and `error` says why."""
+    summary: tuple[str, ...] | None = None
+    """The answer in sentences."""
+    answer: dict[str, Any] | None = None
+    """`plan`, `blocks`, `memory` and `time`, as docs/api.md has it."""
+    error: JobError | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """An option that is not the same in all requests."""
+
+    path: str
+    """A JSON pointer into `request`."""
+    values: tuple[Any, ...]
+    """Of each job, in their order; None where it has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A figure of all jobs that are compared."""
+
+    path: str
+    """A JSON pointer into `result`."""
+    values: tuple[Any, ...]
+    """Of each job, in their order; None where it has none."""
+    better: str | None = None
+    """`higher` or `lower`, where one is better."""
+    best: tuple[int, ...] = ()
+    """Numbers of the jobs with the best value, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Jobs that have succeeded, side by side."""
+
+    jobs: tuple[JobRecord, ...]
+    request_differences: tuple[Difference, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ZooEntry:
     """Weights that a request may name."""
 

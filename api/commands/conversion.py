@@ -1,4 +1,4 @@
-"""`momentum convert`: through a service, or on this machine alone."""
+"""`momentum convert` and `momentum inspect`: what is asked for, and of whom."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.commands.access import PATIENT_TRIES, connected, ending_well
+from api.commands.exit_codes import ExitCode
 from api.commands.jobs import hand_over
 from api.commands.options import DEFAULT_URL, Json, Key, Timeout, Url
-from api.commands.output import is_terminal
+from api.commands.output import is_terminal, print_json
+from api.commands.summary import print_inspection
 
 if TYPE_CHECKING:
     from api.client import Client, Job
@@ -19,51 +21,58 @@ if TYPE_CHECKING:
 _SECTIONS = ("conversion", "measurement", "refinement", "finetuning")
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|zoo:NAME", help="A checkpoint, or an entry of the zoo (momentum zoo)."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="An .npz or an archive of images; or synthetic:COUNT to make some up."),
+]
+Gamma = Annotated[str | None, typer.Option(help="Momentum term between 0 and 1, or auto.")]
+Goal = Annotated[
+    str | None,
+    typer.Option(
+        help="What accuracy may be lost: 0.5 in points, 0.5% of the original's figure; none "
+        "trains for the whole budget."
+    ),
+]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps at most.")]
+Refine = Annotated[
+    bool, typer.Option("--refine/--no-refine", help="Train until the accuracy is back.")
+]
+Finetune = Annotated[
+    bool, typer.Option("--finetune", help="Train a new head for the classes of the data.")
+]
+Labelled = Annotated[
+    bool, typer.Option("--labelled/--unlabelled", help="Whether the data's labels count.")
+]
+Architecture = Annotated[str | None, typer.Option(help="What the checkpoint is; else found out.")]
+Mean = Annotated[
+    str | None, typer.Option(help="Of each channel, for pixels in 0..1: 0.485,0.456,0.406.")
+]
+Std = Annotated[str | None, typer.Option(help="Of each channel: 0.229,0.224,0.225.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any option of docs/api.md; may be repeated."),
+]
+
+
 def convert(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|zoo:NAME", help="A checkpoint, or an entry of the zoo (momentum zoo)."
-        ),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(help="An .npz or an archive of images; or synthetic:COUNT to make some up."),
-    ] = None,
-    gamma: Annotated[
-        str | None, typer.Option(help="Momentum term between 0 and 1, or auto.")
-    ] = None,
-    goal: Annotated[
-        str | None,
-        typer.Option(
-            help="What accuracy may be lost: 0.5 in points, 0.5% of the original's figure; none "
-            "trains for the whole budget."
-        ),
-    ] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps at most.")] = None,
-    refine: Annotated[
-        bool, typer.Option("--refine/--no-refine", help="Train until the accuracy is back.")
-    ] = True,
-    finetune: Annotated[
-        bool, typer.Option("--finetune", help="Train a new head for the classes of the data.")
-    ] = False,
-    labelled: Annotated[
-        bool, typer.Option("--labelled/--unlabelled", help="Whether the data's labels count.")
-    ] = True,
-    architecture: Annotated[
-        str | None, typer.Option(help="What the checkpoint is; else found out.")
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Of each channel, for pixels in 0..1: 0.485,0.456,0.406."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Of each channel: 0.229,0.224,0.225.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any option of docs/api.md; may be repeated."
-        ),
-    ] = None,
+    source: Source,
+    data: Data = None,
+    gamma: Gamma = None,
+    goal: Goal = None,
+    max_steps: MaxSteps = None,
+    refine: Refine = True,
+    finetune: Finetune = False,
+    labelled: Labelled = True,
+    architecture: Architecture = None,
+    mean: Mean = None,
+    std: Std = None,
+    option: Set = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of every random choice.")] = None,
     name: Annotated[str | None, typer.Option(help="Free text to find the job by.")] = None,
     tag: Annotated[
@@ -83,22 +92,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert a checkpoint or a zoo entry; print the job's id, or follow it to its end."""
-    sections = _sections(option or ())
-    asked: dict[str, Any] = {
-        "gamma": _gamma(gamma),
-        "goal": goal,
-        "max_steps": max_steps,
-        "refinement": (sections["refinement"] or None) if refine else False,
-        "conversion": sections["conversion"],
-        "measurement": sections["measurement"],
-        "finetuning": sections["finetuning"],
-        "task": "finetune" if finetune else None,
-        "architecture": architecture,
-        "preprocessing": _preprocessing(mean, std),
-        "seed": seed,
-        "name": name,
-        "tags": tag or (),
-    }
+    asked = _asked(option, gamma, goal, max_steps, refine, finetune, architecture, mean, std)
+    asked |= {"seed": seed, "name": name, "tags": tag or ()}
     if local:
         from api.commands.local_conversion import convert_here
 
@@ -115,6 +110,61 @@ def convert(
             as_json=as_json,
             output=output,
         )
+
+
+def inspect(
+    source: Source,
+    data: Data = None,
+    gamma: Gamma = None,
+    goal: Goal = None,
+    max_steps: MaxSteps = None,
+    refine: Refine = True,
+    finetune: Finetune = False,
+    labelled: Labelled = True,
+    architecture: Architecture = None,
+    mean: Mean = None,
+    std: Std = None,
+    option: Set = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a conversion would do: plan, reasons, memory, time. Nothing is kept."""
+    asked = _asked(option, gamma, goal, max_steps, refine, finetune, architecture, mean, std)
+    with connected(url, key, as_json=as_json, max_tries=PATIENT_TRIES) as client:
+        found = client.inspect(source, data=data, labelled=None if labelled else False, **asked)
+    if as_json:
+        print_json(found.raw)
+    else:
+        print_inspection(found)
+    raise typer.Exit(ExitCode.OK if found.error is None else ExitCode.JOB_FAILED)
+
+
+def _asked(
+    option: list[str] | None,
+    gamma: str | None,
+    goal: str | None,
+    max_steps: int | None,
+    refine: bool,
+    finetune: bool,
+    architecture: str | None,
+    mean: str | None,
+    std: str | None,
+) -> dict[str, Any]:
+    """Return what the options mean, as arguments of the client's `convert`."""
+    sections = _sections(option or ())
+    return {
+        "gamma": _gamma(gamma),
+        "goal": goal,
+        "max_steps": max_steps,
+        "refinement": (sections["refinement"] or None) if refine else False,
+        "conversion": sections["conversion"],
+        "measurement": sections["measurement"],
+        "finetuning": sections["finetuning"],
+        "task": "finetune" if finetune else None,
+        "architecture": architecture,
+        "preprocessing": _preprocessing(mean, std),
+    }
 
 
 def _send(

@@ -34,6 +34,7 @@ from api.commands.summary import (
     job_pairs,
     memory_words,
     network_words,
+    print_comparison,
     result_pairs,
     state_words,
     took_words,
@@ -120,6 +121,18 @@ def watch(
         if not as_json:
             print_end(found)
     raise typer.Exit(exit_code_of_state(found.state))
+
+
+def compare(jobs: SomeJobs, url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
+    """Hold jobs that have succeeded side by side; the best of each figure has a star."""
+    if len(jobs) < 2:
+        raise typer.BadParameter("comparing takes two jobs or more")
+    with connected(url, key, as_json=as_json) as client:
+        found = client.compare([find_job(client, one).id for one in jobs])
+    if as_json:
+        print_json(found.raw)
+    else:
+        print_comparison(found)
 
 
 def cancel(jobs: SomeJobs, url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:

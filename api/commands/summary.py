@@ -1,13 +1,21 @@
-"""A job in words: what it came to, or how far it is."""
+"""Jobs in words: how far they are, what they came to or would come to, and how they compare."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from api.commands.output import duration, local_time, seconds_since, size
+from api.commands.output import (
+    duration,
+    local_time,
+    print_table,
+    say,
+    seconds_since,
+    short_id,
+    size,
+)
 
 if TYPE_CHECKING:
-    from api.client import JobRecord
+    from api.client import Comparison, Figure, Inspection, JobRecord
 
 
 def state_words(job: JobRecord) -> str:
@@ -95,3 +103,66 @@ def _goal_pairs(refinement: dict[str, Any] | None) -> list[tuple[str, str]]:
             f"{refinement['refined_percent']:.2f} %, wanted {refinement['target_percent']:.2f} %)",
         )
     ]
+
+
+def print_inspection(found: Inspection) -> None:
+    """Print what a conversion would do."""
+    for sentence in found.summary or ():
+        say(sentence)
+    if found.error is not None:
+        say(f"a job would fail: {found.error.message} [{found.error.code}]")
+    blocks = (found.answer or {}).get("blocks") or ()
+    if blocks:
+        say()
+        rows = [
+            (
+                one["name"],
+                "converted" if one["converted"] else "stays",
+                one["gamma"] or "-",
+                one["strategy"].replace("_", " "),
+                one["reason"],
+            )
+            for one in blocks
+        ]
+        print_table(("part", "becomes", "gamma", "strategy", "reason"), rows)
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print jobs side by side; the best of each figure has a star."""
+    headings = ["", *(job.name or short_id(job.id) for job in found.jobs)]
+    columns = range(1, len(headings))
+    rows = [
+        [_path_words(one.path), *(_value_words(one.path, value) for value in one.values)]
+        for one in found.request_differences
+    ]
+    if rows:
+        say("asked for differently:")
+        print_table(headings, rows, numbers=columns)
+        say()
+    rows = [
+        [_path_words(one.path), *(_figure_words(one, at) for at in range(len(one.values)))]
+        for one in found.figures
+        if any(value is not None for value in one.values)
+    ]
+    print_table(headings, rows, numbers=columns)
+
+
+def _figure_words(figure: Figure, at: int) -> str:
+    is_best = at in figure.best and len(figure.best) < len(figure.values)
+    return _value_words(figure.path, figure.values[at]) + (" *" if is_best else "  ")
+
+
+def _path_words(path: str) -> str:
+    return path.removeprefix("/").replace("/", ".")
+
+
+def _value_words(path: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and "_bytes" in path:
+        return size(value)
+    if isinstance(value, float):
+        return f"{value:,.4g}" if "percent" not in path else f"{value:.2f} %"
+    return f"{value:,}" if isinstance(value, int) else str(value)

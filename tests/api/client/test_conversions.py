@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 
 from api.client import ApiError
 from api.client.conversion import options_of
 from momentum_core.config import ConversionConfig, RefinementConfig, RefinementGoal
+from tests.api.client.scripted_server import Scripted
 from tests.api.test_convert import PREPROCESSING, images
 from tests.corpus.torch_files import honest_zip
 
@@ -214,3 +216,31 @@ def test_the_service_says_what_it_has_and_what_it_is(call):
     assert call("version").version
     ready = call("readiness")
     assert (ready.status, ready.checks["database"]) == ("degraded", "ok")  # there is no broker
+
+
+def test_an_inspection_that_takes_longer_is_waited_for(scripted, call_at, checkpoint):
+    waiting = {"id": "i", "state": "waiting"}
+    done = {"id": "i", "state": "answered", "summary": ["one."], "answer": {"plan": {}}}
+    scripted.answer_with(Scripted(202, waiting), Scripted(200, waiting), Scripted(200, done))
+    found = call_at(scripted.url)("inspect", args=("zoo:resnet50",), gamma=0.25, refinement=False)
+    assert (found.state, found.summary, found.answer) == ("answered", ("one.",), {"plan": {}})
+    assert [asked.path for asked in scripted.asked] == ["/inspect", *["/inspections/i"] * 2]
+    sent = json.loads(scripted.asked[0].body)
+    assert sent["conversion"] == {"gamma": 0.25}
+    assert (sent["source"], sent["refinement"]) == ({"zoo": "resnet50"}, None)
+    scripted.answer_with(Scripted(202, waiting))
+    with pytest.raises(ApiError, match="timeout"):
+        call_at(scripted.url)("inspect", args=("zoo:resnet50",), timeout_seconds=0)
+
+
+def test_jobs_are_compared(call, service, claims, client, finish):
+    ids = []
+    for gamma in (0.5, 0.25):
+        asked = {"source": {"zoo": "resnet50"}, "conversion": {"gamma": gamma}}
+        ids.append(client.post("/convert", json=asked).json()["id"])
+        finish(service, claims, ids[-1])
+    found = call("compare", args=(ids,))
+    assert [job.id for job in found.jobs] == ids
+    [difference] = found.request_differences
+    assert (difference.path, difference.values) == ("/conversion/gamma", (0.5, 0.25))
+    assert {one.path: one.values for one in found.figures}["/a"] == (1, 1)

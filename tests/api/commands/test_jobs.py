@@ -133,6 +133,28 @@ def test_a_job_that_fails_says_why(momentum):
     assert json.loads(document.stdout)["error"]["code"] == "zoo_unavailable"
 
 
+def test_jobs_are_compared(momentum, done_job):
+    twice = momentum("compare", "done", done_job[:9])
+    assert twice.returncode == ExitCode.OK, twice.stderr
+    lines = {line.split()[0]: line.split()[1:] for line in twice.stdout.splitlines()[1:]}
+    assert lines["architecture"] == ["digits_resnet26", "digits_resnet26"]
+    assert lines["top1_percent.original"] == ["99.20", "%", "99.20", "%"]
+    found = json.loads(momentum("compare", done_job, done_job, "--json").stdout)
+    assert (len(found["jobs"]), found["request_differences"]) == (2, [])
+    assert momentum("compare", done_job).returncode == ExitCode.USAGE
+    assert momentum("compare", done_job, "f" * 32).returncode == ExitCode.NOT_FOUND
+
+
+def test_a_conversion_is_inspected_before(momentum):
+    done = momentum("inspect", "zoo:digits_resnet26", "--no-refine", "--gamma", "0.25")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "11 residual blocks in 2 runs would be converted" in done.stdout
+    [row] = [line for line in done.stdout.splitlines() if line.startswith("layer1.0 ")]
+    assert row.split()[:4] == ["layer1.0", "converted", "1/4", "reverse"]
+    wrong = momentum("inspect", "zoo:resnet5", "--json")
+    assert json.loads(wrong.stderr)["error"]["code"] == "unknown_zoo_entry"
+
+
 def test_a_refusal_is_told_with_its_code(momentum, tmp_path):
     (tmp_path / "evil.pt").write_bytes(b"\x80\x04cos\nsystem\n")
     assert momentum("convert", "evil.pt").returncode == ExitCode.FAILED
