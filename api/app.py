@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from api.dependencies import Service
@@ -13,6 +14,7 @@ from api.headers import SecurityHeaders
 from api.job_bodies import JobBodies
 from api.job_watcher import JobWatcher
 from api.known_keys import KnownKeys
+from api.library_names import LibraryNames
 from api.openapi import document_of
 from api.problems import add_problem_handlers
 from api.receive_deadline import ReceiveDeadline
@@ -44,6 +46,9 @@ from worker.contract.upload_store import UploadStore
 from worker.contract.webhook_store import WebhookStore
 
 FIRST_KEY_FILE = "first-key"
+
+INTAKE_THREADS = 16
+"""Files and names that are looked into at once."""
 
 # Of two routes that fit, the first one answers: HEAD of an upload is tus's.
 _ROUTES = (
@@ -81,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     files.clear_temporary()
     engine = open_database(settings.database)
     store, key_store = JobStore(engine), KeyStore(engine)
+    inspections = InspectionStore(engine)
     app.state.service = Service(
         settings=settings,
         store=store,
@@ -92,7 +98,9 @@ def create_app(settings: Settings) -> FastAPI:
         keys=key_store,
         known_keys=KnownKeys(key_store),
         webhooks=WebhookStore(engine),
-        inspections=InspectionStore(engine),
+        inspections=inspections,
+        names=LibraryNames(inspections, settings.inspect_seconds),
+        intake_threads=CapacityLimiter(INTAKE_THREADS),
     )
     if settings.require_keys:
         _make_first_key(app.state.service)

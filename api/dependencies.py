@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, cast
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -13,6 +14,7 @@ from api.caller import Caller, identify
 from api.job_bodies import JobBodies
 from api.job_watcher import JobWatcher
 from api.known_keys import KnownKeys
+from api.library_names import LibraryNames
 from api.problems import Problem
 from worker.contract.file_store import FileStore
 from worker.contract.inspection import InspectionStore
@@ -40,6 +42,8 @@ class Service:
     known_keys: KnownKeys
     webhooks: WebhookStore
     inspections: InspectionStore
+    names: LibraryNames
+    intake_threads: CapacityLimiter
 
 
 # Asynchronous where there is nothing to wait for: FastAPI hands other functions to a thread.

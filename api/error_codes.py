@@ -267,16 +267,19 @@ ERROR_CODES: dict[str, ErrorCode] = {
         remedy="have the operator look at the log of the service",
     ),
     # What ends a job
-    "zoo_unavailable": _job(
-        "the zoo's weights could not be fetched", "try again, or fill the zoo's folder by hand"
+    "zoo_unavailable": _answer(
+        503,
+        meaning="the zoo's weights, or what a hub says of them, could not be fetched",
+        remedy="try again, or fill the zoo's folder by hand",
     ),
     "out_of_memory": _job(
         "the worker ran out of memory",
         "try smaller `measurement.batch_size` and `refinement.batch_size`",
     ),
-    "inspection_not_answered": _job(
-        "the inspection worker does not answer",
-        "look at its log; `POST /convert` does not need it",
+    "inspection_not_answered": _answer(
+        503,
+        meaning="the inspection worker does not answer",
+        remedy="try again, or look at its log; conversions by the catalogue's names do not need it",
     ),
     "attempts_exhausted": _job(
         "every attempt ended with its worker", "look at the worker's log, then retry"
@@ -303,7 +306,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "export_failed": _job(
         "a model cannot be exported, or gives other outputs elsewhere", "read its sentence"
     ),
-    "library_missing": _job("a library that only this needs is not installed", "install it"),
+    "library_missing": _answer(
+        422, meaning="a library that only this needs is not installed", remedy="install it"
+    ),
     "missing_num_classes": _job(
         "an architecture was named without the outputs of its last layer", "give num_classes"
     ),

@@ -25,6 +25,7 @@ _OTHER_TITLES = {460: "Checksum Mismatch"}
 """Of statuses that tus uses and HTTP does not have."""
 
 _STATUS_OF_CODE = {
+    "zoo_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "unsupported_format": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "upload_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }

@@ -25,6 +25,7 @@ BODY: dict[str, Any] = {
             "schema": request_schema(),
             "examples": {
                 "zoo": {"value": {"source": {"zoo": "resnet50"}}},
+                "hub": {"value": {"source": {"zoo": "timm:resnetv2_50.a1h_in1k"}}},
                 "upload": {"value": {"source": {"upload": "0123456789abcdef0123456789abcdef"}}},
             },
         },
@@ -67,6 +68,9 @@ BODY_CODES = (
     "ambiguous_source",
     "missing_preprocessing",
     "unknown_zoo_entry",
+    "zoo_unavailable",
+    "library_missing",
+    "inspection_not_answered",
     "invalid_option",
     "upload_not_found",
     "upload_incomplete",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from api.library_names import TenantNames
 from api.problems import Problem
-from momentum_core.checkpoint import DEFAULT_LIMITS, Limits, input_shape
+from momentum_core.checkpoint import DEFAULT_LIMITS, LibrarySignature, Limits, input_shape
 from momentum_core.config import Preprocessing
 from worker.contract.file_store import FileStore
 from worker.contract.intake import (
@@ -18,8 +19,8 @@ from worker.contract.intake import (
 from worker.contract.job import Job, Upload
 from worker.contract.job_record import new_id
 from worker.contract.job_store import IdempotencyKey, JobStore
-from worker.contract.request import ConvertRequest
-from worker.contract.zoo import find_zoo_entry
+from worker.contract.request import ConvertRequest, Source
+from worker.contract.zoo import ZooEntry, is_of_library
 
 MIN_TRAINING_IMAGES = 3
 """At least one is held back, and a step takes two."""
@@ -37,6 +38,9 @@ class Network:
     architecture: str
     num_classes: int
     preprocessing: Preprocessing | None
+    channels: int
+    side: int
+    """Of its images, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ class AcceptedFile:
 class Examined:
     """A request that can be carried out, as far as can be told without loading its network."""
 
+    request: ConvertRequest
+    """As it is to be carried out: a zoo name is the whole one."""
+
     network: Network
     checkpoint: AcceptedFile | None
     data: AcceptedFile | None
@@ -64,6 +71,7 @@ def submit(
     tenant: str,
     store: JobStore,
     files: FileStore,
+    names: TenantNames,
     limits: Limits = DEFAULT_LIMITS,
     key: IdempotencyKey | None = None,
 ) -> Job:
@@ -76,6 +84,7 @@ def submit(
         tenant: who asks.
         store: where the job is recorded.
         files: where the files are kept.
+        names: knows names of libraries.
         limits: how much a file may ask for.
         key: with it, a job that was recorded meanwhile for the same request is returned.
 
@@ -84,10 +93,10 @@ def submit(
         Problem: parts or options do not go together.
         MomentumError: a file is refused; its code says why.
     """
-    examined = examine(request, checkpoint=checkpoint, data=data, limits=limits)
+    examined = examine(request, checkpoint=checkpoint, data=data, names=names, limits=limits)
     # Only now is anything kept: a refusal leaves nothing behind.
     return store.submit(
-        request,
+        examined.request,
         tenant=tenant,
         checkpoint=_keep(examined.checkpoint, "checkpoint", tenant, files),
         data=_keep(examined.data, "dataset", tenant, files),
@@ -100,6 +109,7 @@ def examine(
     *,
     checkpoint: Path | None,
     data: Path | None,
+    names: TenantNames,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Examined:
     """Check what was sent; nothing is kept.
@@ -108,28 +118,28 @@ def examine(
         request: what is asked for.
         checkpoint: the file that was sent; what was read of it is written beside it.
         data: the data set that was sent, likewise.
+        names: knows names of libraries.
         limits: how much a file may ask for.
 
     Raises:
         Problem: parts or options do not go together.
-        MomentumError: a file is refused; its code says why.
+        MomentumError: a file or a name is refused; its code says why.
     """
     _check_source(request, has_checkpoint=checkpoint is not None)
-    accepted = None
     if checkpoint is not None:
-        canonical = checkpoint.with_name("canonical.safetensors")
-        facts = inspect_checkpoint(
-            checkpoint, canonical, architecture=request.architecture, limits=limits
-        )
-        accepted = AcceptedFile(canonical, facts)
-        network = Network(facts.architecture, facts.num_classes, request.preprocessing)
+        accepted, network = _examine_checkpoint(checkpoint, request, names, limits)
         ships_data = False
     else:
         assert request.zoo_name is not None, "checked above"
-        entry = find_zoo_entry(request.zoo_name)
+        accepted, entry = None, names.zoo_entry(request.zoo_name)
+        _check_architecture(entry, request)
+        request = _pinned(request, entry)
         ships_data = entry.data_file is not None
-        network = Network(
-            entry.architecture, entry.num_classes, request.preprocessing or entry.preprocessing
+        network = _network(
+            entry.architecture,
+            entry.num_classes,
+            request.preprocessing or entry.preprocessing,
+            names.signature(entry.architecture),
         )
     _check_preprocessing(network)
     if request.num_synthetic and data is not None:
@@ -143,15 +153,51 @@ def examine(
     if request.num_synthetic:
         _check_has_preprocessing(network)
     if data is None:
-        return Examined(network, accepted, None)
-    return Examined(network, accepted, _examine_data(data, network, request, limits))
+        return Examined(request, network, accepted, None)
+    return Examined(request, network, accepted, _examine_data(data, network, request, limits))
+
+
+def _examine_checkpoint(
+    checkpoint: Path, request: ConvertRequest, names: TenantNames, limits: Limits
+) -> tuple[AcceptedFile, Network]:
+    signature = names.signature(request.architecture)
+    canonical = checkpoint.with_name("canonical.safetensors")
+    facts = inspect_checkpoint(
+        checkpoint,
+        canonical,
+        architecture=request.architecture,
+        signature=signature,
+        limits=limits,
+    )
+    network = _network(facts.architecture, facts.num_classes, request.preprocessing, signature)
+    return AcceptedFile(canonical, facts), network
+
+
+def _network(
+    architecture: str,
+    num_classes: int,
+    preprocessing: Preprocessing | None,
+    signature: LibrarySignature | None,
+) -> Network:
+    channels, side = (
+        input_shape(architecture)
+        if signature is None
+        else (signature.in_channels, signature.image_side)
+    )
+    return Network(architecture, num_classes, preprocessing, channels, side)
+
+
+def _pinned(request: ConvertRequest, entry: ZooEntry) -> ConvertRequest:
+    """Name the commit of what comes from a hub, so that a repeated job takes the same weights."""
+    is_of_catalogue = not is_of_library(entry.name)
+    return request if is_of_catalogue else replace(request, source=Source(zoo=entry.name))
 
 
 def _examine_data(
     data: Path, network: Network, request: ConvertRequest, limits: Limits
 ) -> AcceptedFile:
     canonical = data.with_name("canonical.npz")
-    channels, side = input_shape(network.architecture)
+    side = network.side
     facts = inspect_dataset(
         data,
         canonical,
@@ -160,7 +206,7 @@ def _examine_data(
         image_side=side,
         # As torchvision does: 256 before 224. Images for small networks come as they are.
         resize_side=side * 8 // 7 if side >= LARGE_SIDE else side,
-        channels=channels,
+        channels=network.channels,
         limits=limits,
     )
     _check_data(facts, network, request)
@@ -186,19 +232,20 @@ def _check_source(request: ConvertRequest, *, has_checkpoint: bool) -> None:
             "there are no weights to convert; send a file as the part 'checkpoint', or name an "
             'entry of GET /zoo: {"source": {"zoo": "resnet50"}}',
         )
-    if request.zoo_name is not None and request.architecture is not None:
-        entry = find_zoo_entry(request.zoo_name)
-        if entry.architecture != request.architecture:
-            raise Problem(
-                422,
-                "architecture_mismatch",
-                f"the zoo entry {entry.name} is a {entry.architecture}, not a "
-                f"{request.architecture[:80]!a}; leave 'architecture' out",
-            )
+
+
+def _check_architecture(entry: ZooEntry, request: ConvertRequest) -> None:
+    if request.architecture not in (None, entry.architecture):
+        raise Problem(
+            422,
+            "architecture_mismatch",
+            f"the zoo entry {entry.name} is a {entry.architecture}, not a "
+            f"{str(request.architecture)[:80]!a}; leave 'architecture' out",
+        )
 
 
 def _check_preprocessing(network: Network) -> None:
-    channels, _ = input_shape(network.architecture)
+    channels = network.channels
     given = network.preprocessing
     if given is not None and len(given.mean) != channels:
         raise Problem(
@@ -251,7 +298,7 @@ def _no_labels() -> Problem:
 
 def _check_data(facts: DatasetFacts, network: Network, request: ConvertRequest) -> None:
     _check_has_preprocessing(network)
-    channels, _ = input_shape(network.architecture)
+    channels = network.channels
     if facts.image_shape[2] != channels:
         raise Problem(
             422,

@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from momentum_core.architectures import register_architecture
     from momentum_core.bundle import BundleDetails, load, save
     from momentum_core.calibration import calibrate
     from momentum_core.comparison import measure_memory, predict_memory
@@ -57,6 +58,7 @@ _HOME = {
     "plan_conversion": "conversion",
     "predict_memory": "comparison",
     "refine": "refinement",
+    "register_architecture": "architectures",
     "save": "bundle",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "plan_conversion",
     "predict_memory",
     "refine",
+    "register_architecture",
     "save",
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from momentum_core.checkpoint import input_shape
+from momentum_core.architectures import named_input_shape
 from momentum_core.comparison.budget import largest
 from momentum_core.errors import DataError
 from momentum_core.memory.batch_profile import BatchProfile, profile_batches
@@ -47,7 +47,7 @@ class Finetuned:
         return asdict(self.result) | {"largest_batch": self._largest_batches(request)}
 
     def _largest_batches(self, request: ConvertRequest) -> dict[str, Any]:
-        channels, side = input_shape(self.source.facts.architecture)
+        channels, side, _ = named_input_shape(self.source.facts.architecture)
         example = torch.empty(2, channels, side, side, device="meta")
         original, momentum = (
             profile_batches(model.train(), example, device=_device(model))

@@ -8,14 +8,20 @@ from typing import Any
 
 import torch
 
-from momentum_core.architectures import build
-from momentum_core.checkpoint import input_shape, read_dataset
+from momentum_core.architectures import (
+    build_named,
+    build_without_memory,
+    library_signature,
+    named_input_shape,
+)
+from momentum_core.checkpoint import read_dataset
 from momentum_core.comparison import predict_memory
 from momentum_core.comparison.methods import MOMENTUM, ORIGINAL
 from momentum_core.conversion import ConversionPlan, convert, plan_architecture
 from momentum_core.errors import DataError
-from worker.contract.inspection import Question
-from worker.contract.zoo import find_zoo_entry
+from worker.contract.inspection import AnyQuestion, Question
+from worker.contract.zoo import find_zoo_entry, is_of_library
+from worker.library_zoo import Hub, find_entry
 from worker.report_blocks import blocks_json
 from worker.report_page.numbers import written_bytes
 from worker.time_estimate import estimate_time
@@ -23,6 +29,25 @@ from worker.zoo import shipped_dataset
 
 _SHOWN_BUDGET = 8.0
 """GiB of the GPU in the summary."""
+
+
+def answer_any(question: AnyQuestion, hub: Hub) -> dict[str, Any]:
+    """Return the answer to any question, as JSON values.
+
+    Args:
+        question: what is asked.
+        hub: where repositories of weights are found.
+
+    Raises:
+        MomentumError: there is nothing of that name, or a job would fail.
+    """
+    if isinstance(question, Question):
+        return answer_question(question)
+    if question.kind == "zoo_entry":
+        return find_entry(question.name, hub).to_json()
+    signature = library_signature(question.name)
+    assert signature is not None, "only names of libraries are asked for"
+    return signature.to_json()
 
 
 def answer_question(question: Question) -> dict[str, Any]:
@@ -42,7 +67,7 @@ def answer_question(question: Question) -> dict[str, Any]:
     memory = _memory(question, plan)
     planning = time.monotonic() - started
     question = _with_shipped_data(question)
-    original = build(question.architecture, num_classes=question.num_classes)
+    original = build_named(question.architecture, num_classes=question.num_classes)
     estimate = estimate_time(question, original, planning).to_json()
     answer = {
         "architecture": question.architecture,
@@ -60,11 +85,10 @@ def answer_question(question: Question) -> dict[str, Any]:
 
 def _memory(question: Question, plan: ConversionPlan) -> dict[str, Any]:
     measurement = question.request.measurement
-    channels, side = input_shape(question.architecture)
+    channels, side, _ = named_input_shape(question.architecture)
     side = measurement.image_size or side
-    with torch.device("meta"):
-        original = build(question.architecture, num_classes=question.num_classes)
-        images = torch.empty(2, channels, side, side)
+    original = build_without_memory(question.architecture, num_classes=question.num_classes)
+    images = torch.empty(2, channels, side, side, device="meta")
     try:
         return predict_memory(
             original,
@@ -88,8 +112,9 @@ def _with_shipped_data(question: Question) -> Question:
         return question
     if count := request.num_synthetic:
         return replace(question, num_train=count, num_test=count // 2)
-    entry = None if request.zoo_name is None else find_zoo_entry(request.zoo_name)
-    path = None if entry is None else shipped_dataset(entry)
+    if request.zoo_name is None or is_of_library(request.zoo_name):
+        return question
+    path = shipped_dataset(find_zoo_entry(request.zoo_name))
     if path is None:
         return question
     data = read_dataset(path)
@@ -102,9 +127,6 @@ def _summary(answer: dict[str, Any], plan: ConversionPlan) -> list[str]:
         f"{answer['architecture']}: {num_blocks} residual blocks in {runs} "
         f"run{'s' if runs != 1 else ''} would be converted, {len(plan.unconverted)} other parts "
         "stay as they are."
-        if runs
-        else f"{answer['architecture']}: no residual block can be converted; the reasons are with "
-        "the parts."
     ]
     memory = answer["memory"]
     if memory["basis"] == "predicted":

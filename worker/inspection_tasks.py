@@ -27,14 +27,15 @@ logger = logging.getLogger(__name__)
 @shared_task(name=INSPECT_TASK, time_limit=LONGEST_SECONDS)
 def inspect(inspection_id: str) -> None:
     """Answer one question."""
-    from worker.inspection import answer_question
+    from worker.inspection import answer_any
+    from worker.names import hub_of
 
     store = _store()
     question = store.question(inspection_id)
     if question is None:
         return  # a message too many
     try:
-        answer = answer_question(question)
+        answer = answer_any(question, hub_of(Settings()))
     except MomentumError as error:
         store.refuse(inspection_id, JobError(code=error.code, message=str(error)))
     except Exception as error:
@@ -56,10 +57,13 @@ def _store() -> InspectionStore:
 
 @worker_process_init.connect
 def _prepare_child(**_: Any) -> None:
-    import worker.inspection  # noqa: F401 (torch, before a question arrives)
+    # torch is imported before a question arrives.
+    import worker.inspection  # noqa: F401
+    from worker.names import register_architectures
 
     die_with_parent(os.getppid())
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     _store()
+    register_architectures(Settings())

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from momentum_core.architectures import build
+from momentum_core.architectures import build_named, build_without_memory, library_signature
 from momentum_core.checkpoint import ARCHITECTURES
 from momentum_core.errors import ArchitectureError
 from worker.contract.intake import inspect_checkpoint
-from worker.contract.zoo import find_zoo_entry
+from worker.contract.zoo import find_zoo_entry, is_of_library
 
 _IMAGENET_CLASSES = 1000
 
@@ -39,7 +38,7 @@ def find_model(name: str, *, has_memory: bool = True) -> LocalModel:
     random weights, as memory and time do not depend on them, and nothing is downloaded.
 
     Args:
-        name: path of a checkpoint; else a zoo entry or an architecture.
+        name: path of a checkpoint; else a zoo entry or an architecture, a library's included.
         has_memory: whether it is to be run; if not, its tensors have shapes alone.
 
     Raises:
@@ -47,15 +46,15 @@ def find_model(name: str, *, has_memory: bool = True) -> LocalModel:
         ArchitectureError: its weights fit no known architecture, or the name means none.
     """
     path = Path(name)
-    with contextlib.nullcontext() if has_memory else torch.device("meta"):
-        if not path.is_file():
-            return _by_name(name)
-        with tempfile.TemporaryDirectory() as folder:
-            weights = Path(folder) / "model.safetensors"
-            facts = inspect_checkpoint(path, weights)
-            model = build(facts.architecture, num_classes=facts.num_classes)
-            if has_memory:
-                model.load_state_dict(load_file(weights))
+    build = build_named if has_memory else build_without_memory
+    if not path.is_file():
+        return _by_name(name, build)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "model.safetensors"
+        facts = inspect_checkpoint(path, weights)
+        model = build(facts.architecture, num_classes=facts.num_classes)
+        if has_memory:
+            model.load_state_dict(load_file(weights))
     return LocalModel(
         model=model,
         architecture=facts.architecture,
@@ -64,19 +63,8 @@ def find_model(name: str, *, has_memory: bool = True) -> LocalModel:
     )
 
 
-def _by_name(name: str) -> LocalModel:
-    try:
-        entry = find_zoo_entry(name)
-    except ArchitectureError as error:
-        if name not in ARCHITECTURES:
-            raise ArchitectureError(
-                f"{name!r} is no file, no zoo entry and no architecture ({error}); architectures "
-                f"are {', '.join(ARCHITECTURES)}",
-                code="unknown_architecture",
-            ) from None
-        architecture, num_classes = name, _IMAGENET_CLASSES
-    else:
-        architecture, num_classes = entry.architecture, entry.num_classes
+def _by_name(name: str, build: Callable[..., nn.Module]) -> LocalModel:
+    architecture, num_classes = _known(name)
     model = build(architecture, num_classes=num_classes)
     return LocalModel(
         model=model,
@@ -89,3 +77,22 @@ def _by_name(name: str) -> LocalModel:
             "weights": "random: memory and time do not depend on them",
         },
     )
+
+
+def _known(name: str) -> tuple[str, int]:
+    """Return the architecture of a name, and its usual number of classes."""
+    if is_of_library(name):
+        signature = library_signature(name)
+        assert signature is not None, "it is a library's"
+        return name, signature.num_classes
+    try:
+        entry = find_zoo_entry(name)
+    except ArchitectureError as error:
+        if name in ARCHITECTURES:
+            return name, _IMAGENET_CLASSES
+        raise ArchitectureError(
+            f"{name!r} is no file, no zoo entry and no architecture ({error}); architectures are "
+            f"{', '.join(ARCHITECTURES)}, and torchvision:NAME and timm:NAME",
+            code="unknown_architecture",
+        ) from None
+    return entry.architecture, entry.num_classes

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentum_core.checkpoint import input_shape
+from momentum_core.architectures import named_input_shape
 from momentum_core.comparison import (
     MemoryComparison,
     MemoryPrediction,
@@ -78,7 +78,7 @@ def measure_step(
         DataError: `measurement_failed`, when the network cannot be trained on such a batch.
         ReversibilityError: it cannot be reversed on the images.
     """
-    channels, side = input_shape(architecture)
+    channels, side, _ = named_input_shape(architecture)
     side = config.image_size or side
     generator = torch.Generator().manual_seed(seed)
     shape = (config.batch_size, channels, side, side)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from momentum_core.checkpoint import input_shape
+from momentum_core.architectures import named_input_shape
 from momentum_core.comparison import BUDGETS_GIB, MemoryPrediction, predict_memory
 from momentum_core.comparison.methods import METHODS
 from momentum_core.config import ConversionConfig, MeasurementConfig, Optimizer
@@ -156,7 +156,7 @@ def predict(order: PredictOrder) -> None:
 
 
 def _prediction(found: LocalModel, order: PredictOrder) -> MemoryPrediction:
-    channels, side = input_shape(found.architecture)
+    channels, side, _ = named_input_shape(found.architecture)
     side = order.image_size or side
     plan = plan_architecture(
         found.architecture,

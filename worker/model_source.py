@@ -13,8 +13,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from momentum_core.architectures import build
-from momentum_core.checkpoint import CheckpointFacts, Dataset, input_shape, read_dataset
+from momentum_core.architectures import build_named, library_signature, named_input_shape
+from momentum_core.checkpoint import CheckpointFacts, Dataset, read_dataset
 from momentum_core.config import Preprocessing
 from momentum_core.errors import CheckpointError
 from momentum_core.refinement import synthetic_images
@@ -22,7 +22,8 @@ from worker.contract.file_store import FileStore
 from worker.contract.intake import inspect_checkpoint
 from worker.contract.job import Upload
 from worker.contract.request import ConvertRequest
-from worker.contract.zoo import ZooEntry, find_zoo_entry
+from worker.contract.zoo import ZooEntry
+from worker.library_zoo import Hub, find_entry
 from worker.zoo import fetch_zoo_checkpoint, shipped_dataset
 
 
@@ -57,10 +58,13 @@ class LoadedSource:
 class ModelSources:
     """Checkpoints and data sets of a store and of the zoo."""
 
-    def __init__(self, files: FileStore, *, zoo_folder: Path, zoo_base_url: str | None) -> None:
+    def __init__(
+        self, files: FileStore, *, zoo_folder: Path, zoo_base_url: str | None, hub: Hub
+    ) -> None:
         self._files = files
         self._zoo_folder = zoo_folder
         self._zoo_base_url = zoo_base_url
+        self._hub = hub
 
     def load(
         self,
@@ -81,7 +85,7 @@ class ModelSources:
             CheckpointError: the zoo's file is not to be had, or a stored file is damaged.
             ArchitectureError: the weights do not fit.
         """
-        entry = None if request.zoo_name is None else find_zoo_entry(request.zoo_name)
+        entry = None if request.zoo_name is None else find_entry(request.zoo_name, self._hub)
         if checkpoint is not None:
             weights = self._verified(checkpoint)
             facts = CheckpointFacts.from_json(checkpoint.facts)
@@ -89,8 +93,13 @@ class ModelSources:
             assert entry is not None, "the API lets no job pass without weights"
             weights = folder / "zoo.safetensors"
             source = fetch_zoo_checkpoint(entry, self._zoo_folder, base_url=self._zoo_base_url)
-            facts = inspect_checkpoint(source, weights, architecture=entry.architecture)
-        model = build(facts.architecture, num_classes=facts.num_classes)
+            facts = inspect_checkpoint(
+                source,
+                weights,
+                architecture=entry.architecture,
+                signature=library_signature(entry.architecture),
+            )
+        model = build_named(facts.architecture, num_classes=facts.num_classes)
         model.load_state_dict(load_file(weights))
         preprocessing = request.preprocessing
         if preprocessing is None and entry is not None:
@@ -134,7 +143,7 @@ class ModelSources:
 
 def _made_up(request: ConvertRequest, facts: CheckpointFacts) -> Dataset:
     """Make synthetic images to train and to test with."""
-    channels, side = input_shape(facts.architecture)
+    channels, side, _ = named_input_shape(facts.architecture)
     count = request.num_synthetic
     images = synthetic_images(count + count // 2, side=side, channels=channels, seed=request.seed)
     return Dataset(images[:count], None, images[count:], None)

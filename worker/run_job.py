@@ -19,6 +19,7 @@ from worker.contract.settings import Settings
 from worker.conversion_job import Workplace, convert_for_job
 from worker.device import choose_device
 from worker.model_source import ModelSources
+from worker.names import hub_of, register_architectures
 
 OUT_OF_MEMORY = "out_of_memory"
 STORAGE_FULL = "storage_full"
@@ -44,6 +45,7 @@ def create_services(settings: Settings, *, worker: str) -> Services:
         settings: where they are.
         worker: the name under which jobs are claimed.
     """
+    register_architectures(settings)
     files = FileStore(settings.data_folder)
     files.clear_temporary()
     return Services(
@@ -51,7 +53,10 @@ def create_services(settings: Settings, *, worker: str) -> Services:
         workplace=Workplace(
             files=files,
             sources=ModelSources(
-                files, zoo_folder=settings.zoo_folder, zoo_base_url=settings.zoo_base_url
+                files,
+                zoo_folder=settings.zoo_folder,
+                zoo_base_url=settings.zoo_base_url,
+                hub=hub_of(settings),
             ),
             device=choose_device(settings.device),
             checkpoint_seconds=settings.checkpoint_seconds,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from momentum_core.checkpoint import input_shape
+from momentum_core.architectures import named_input_shape
 from momentum_core.refinement.recipe import (
     MAX_INTERVAL,
     NUM_EVALUATIONS,
@@ -114,7 +114,7 @@ def _number(value: Any, usual: float) -> float:
 
 def _probe(original: nn.Module, question: Question) -> float:
     """Return the seconds of a training step of the original, per image."""
-    channels, side = input_shape(question.architecture)
+    channels, side, _ = named_input_shape(question.architecture)
     side = question.request.measurement.image_size or side
     images = torch.randn(PROBE_IMAGES, channels, side, side)
     taken: list[float] = []

@@ -36,6 +36,8 @@ def fetch_zoo_checkpoint(entry: ZooEntry, cache_dir: Path, *, base_url: str | No
         CheckpointError: `zoo_unavailable`, when the file is neither there nor to be had;
             `checksum_mismatch`, when it is not the published one or changed since its first use.
     """
+    if entry.local_file is not None:
+        return _copy_of(entry, Path(entry.local_file))
     if entry.url is None:
         shipped = SHIPPED_FOLDER / entry.file_name
         _check_prefix(entry, _sha256(shipped))
@@ -43,9 +45,21 @@ def fetch_zoo_checkpoint(entry: ZooEntry, cache_dir: Path, *, base_url: str | No
     cache_dir.mkdir(parents=True, exist_ok=True)
     path = cache_dir / entry.file_name
     if not path.exists():
-        url = entry.url if base_url is None else f"{base_url.rstrip('/')}/{entry.file_name}"
+        url = entry.url
+        if base_url is not None and not entry.is_on_hub:
+            url = f"{base_url.rstrip('/')}/{entry.file_name}"
         _download(entry, url, path)
     _check_digest(entry, path, _sha256(path))
+    return path
+
+
+def _copy_of(entry: ZooEntry, path: Path) -> Path:
+    if not path.is_file():
+        raise CheckpointError(
+            f"the copy of {entry.name} in the folder set by MOMENTUM_HUB_DIR lacks {path.name}; "
+            "add the file, or remove the copy to fetch it from the hub",
+            code="zoo_unavailable",
+        )
     return path
 
 
@@ -95,8 +109,15 @@ def _stream(entry: ZooEntry, url: str, descriptor: int) -> str:
     """Write the body of `url` to an open file; return its SHA-256."""
     digest, num_bytes = hashlib.sha256(), 0
     try:
-        # httpx follows no redirect by itself: whatever answers elsewhere is not the address.
-        with httpx.stream("GET", url, headers=_HEADERS, timeout=_TIMEOUT) as answer:
+        # A hub leads to where it stores files; of other addresses, whatever answers elsewhere is
+        # not the address.
+        with httpx.stream(
+            "GET",
+            url,
+            headers=_HEADERS | (_hub_headers() if entry.is_on_hub else {}),
+            timeout=_TIMEOUT,
+            follow_redirects=entry.is_on_hub,
+        ) as answer:
             if answer.status_code != httpx.codes.OK:
                 raise _unavailable(entry, f"{answer.url.host} answered {answer.status_code}")
             for piece in answer.iter_raw(_CHUNK_BYTES):
@@ -108,6 +129,13 @@ def _stream(entry: ZooEntry, url: str, descriptor: int) -> str:
     except httpx.HTTPError as error:
         raise _unavailable(entry, f"the download failed: {type(error).__name__}") from error
     return digest.hexdigest()
+
+
+def _hub_headers() -> dict[str, str]:
+    """Return what a hub is told: the token of this machine's user, if there is one."""
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    return dict(build_hf_headers())
 
 
 def _unavailable(entry: ZooEntry, reason: str) -> CheckpointError:

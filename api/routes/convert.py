@@ -11,6 +11,7 @@ from api.content_digest import CONTENT_DIGEST_PARAMETER
 from api.dependencies import Service, ServiceDependency, TenantDependency
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED_HEADER, key_reused, read_key
+from api.intake_threads import in_intake
 from api.openapi import problems
 from api.place import place
 from api.polling import RETRY_SECONDS
@@ -58,7 +59,9 @@ async def convert(
             read_key, request.headers.get(IDEMPOTENCY_HEADER), wanted, files
         )
         try:
-            job, is_new = await run_in_threadpool(_submit_once, wanted, files, key, service, tenant)
+            job, is_new = await in_intake(
+                service, _submit_once, wanted, files, key, service, tenant
+            )
         except KeyReusedError:
             raise key_reused() from None
     if not is_new:
@@ -86,6 +89,7 @@ def _submit_once(
         tenant=tenant,
         store=service.store,
         files=service.files,
+        names=service.names.of(tenant),
         limits=service.settings.limits,
         key=key,
     )

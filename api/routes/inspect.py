@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.content_digest import CONTENT_DIGEST_PARAMETER
 from api.dependencies import ID, Service, ServiceDependency, TenantDependency
+from api.intake_threads import in_intake
 from api.openapi import problems
 from api.place import place
 from api.polling import RETRY_SECONDS
@@ -21,15 +22,16 @@ from api.received_request import BODY, BODY_CODES, received_request
 from api.room import check_room, stated_length
 from api.schemas.inspections import InspectionView
 from api.submission import Examined, examine
-from momentum_core.checkpoint import Limits
-from worker.contract.inspection import Question, StepSpeed
+from worker.contract.inspection import (
+    FIRST_LOOK_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    Question,
+    StepSpeed,
+)
 from worker.contract.intake import DatasetFacts
 from worker.contract.job import JobState
 from worker.contract.job_store import JobStore
 from worker.contract.request import ConvertRequest
-
-FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.25
-"""Between two looks for the answer, which grow from the one to the other."""
 
 MEASURED_JOBS = 50
 """Jobs among which those with the same architecture say what a step takes."""
@@ -60,8 +62,8 @@ async def inspect(
     check_room(stated_length(request), service)
     await run_in_threadpool(check_inspections, service, tenant)
     async with received_request(request, service, tenant) as (wanted, files):
-        examined = await run_in_threadpool(_examine, wanted, files, service.settings.limits)
-    question = await run_in_threadpool(_question, wanted, examined, service.store, tenant)
+        examined = await in_intake(service, _examine, wanted, files, service, tenant)
+    question = await run_in_threadpool(_question, examined, service.store, tenant)
     inspection_id = await run_in_threadpool(service.inspections.ask, question, tenant=tenant)
     view = await _answer(inspection_id, service, tenant)
     if view.state == "waiting":
@@ -95,22 +97,26 @@ def get_inspection(
     return view
 
 
-def _examine(request: ConvertRequest, files: dict[str, Path], limits: Limits) -> Examined:
+def _examine(
+    request: ConvertRequest, files: dict[str, Path], service: Service, tenant: str
+) -> Examined:
     return examine(
-        request, checkpoint=files.get("checkpoint"), data=files.get("data"), limits=limits
+        request,
+        checkpoint=files.get("checkpoint"),
+        data=files.get("data"),
+        names=service.names.of(tenant),
+        limits=service.settings.limits,
     )
 
 
-def _question(
-    request: ConvertRequest, examined: Examined, store: JobStore, tenant: str
-) -> Question:
+def _question(examined: Examined, store: JobStore, tenant: str) -> Question:
     network = examined.network
     facts = None if examined.data is None else examined.data.facts
     assert facts is None or isinstance(facts, DatasetFacts)
     return Question(
         architecture=network.architecture,
         num_classes=network.num_classes,
-        request=request,
+        request=examined.request,
         num_train=facts.num_train if facts else None,
         num_test=facts.num_test if facts else None,
         speed=_measured_speed(network.architecture, store, tenant),
@@ -140,7 +146,7 @@ def _measured_speed(architecture: str, store: JobStore, tenant: str) -> StepSpee
 
 
 async def _answer(inspection_id: str, service: Service, tenant: str) -> InspectionView:
-    """Wait for the answer, as long as the settings allow."""
+    """Wait for the answer as long as the settings allow, without holding a thread."""
     until = time.monotonic() + service.settings.inspect_seconds
     pause = FIRST_LOOK_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""Architectures of this project, of torchvision and of timm by one kind of name."""
+"""Architectures of this project, of torchvision, of timm and of one's own by one kind of name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from momentum_core.architectures.build import build
-from momentum_core.checkpoint import input_shape
+from momentum_core.architectures.registered import OWN, registered
+from momentum_core.checkpoint import LibrarySignature, input_shape
 from momentum_core.errors import ArchitectureError
 
 _IMAGE_SIDE = 224
+_OTHER_CLASSES = 7
+"""A number of classes that no model has by itself."""
 
 
 def build_named(name: str, *, num_classes: int | None = None) -> nn.Module:
@@ -21,8 +25,8 @@ def build_named(name: str, *, num_classes: int | None = None) -> nn.Module:
     Nothing is fetched, and no file is read.
 
     Args:
-        name: one of `momentum_core.checkpoint.ARCHITECTURES`, or `torchvision:` or `timm:` and the
-            library's name of a classification model.
+        name: one of `momentum_core.checkpoint.ARCHITECTURES`; `torchvision:` or `timm:` and the
+            library's name of a classification model; or `own:` and a registered name.
         num_classes: outputs of the last layer; None for the library's own number.
 
     Raises:
@@ -35,12 +39,49 @@ def build_named(name: str, *, num_classes: int | None = None) -> nn.Module:
             return _torchvision(own_name, num_classes)
         if library == "timm":
             return _timm(own_name, num_classes)
+        if library == OWN:
+            return registered(own_name).build(num_classes)
+        if ":" in name:
+            raise ArchitectureError(
+                f"{ascii(name)[:82]} is of no library that is known; write torchvision:NAME, "
+                f"timm:NAME, or {OWN}:NAME for a registered one",
+                code="unknown_architecture",
+            )
         if num_classes is None:
             raise ArchitectureError(
                 f"{name} needs num_classes: the outputs of its last layer",
                 code="missing_num_classes",
             )
         return build(name, num_classes=num_classes)
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Gives new parameters and buffers shapes alone; what constructors compute with stays real."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if function in _MAKE_TENSORS and options.get("device") is None:
+            options["device"] = "meta"
+        return function(*args, **options)
+
+
+_MAKE_TENSORS = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full)
+
+
+def build_without_memory(name: str, *, num_classes: int | None = None) -> nn.Module:
+    """Return the architecture `name` on the device `meta`, where tensors have shapes alone.
+
+    Args:
+        name: as `build_named` takes it.
+        num_classes: outputs of the last layer; None for the library's own number.
+
+    Raises:
+        ArchitectureError: as `build_named`.
+    """
+    with _WithoutMemory():
+        return build_named(name, num_classes=num_classes).to("meta")
 
 
 def named_input_shape(name: str) -> tuple[int, ...]:
@@ -57,8 +98,60 @@ def named_input_shape(name: str) -> tuple[int, ...]:
         return tuple(configuration.input_size) if configuration else (3, _IMAGE_SIDE, _IMAGE_SIDE)
     if library == "torchvision":
         return (3, _IMAGE_SIDE, _IMAGE_SIDE)
+    if library == OWN:
+        return registered(own_name).input_shape
     channels, side = input_shape(name)
     return (channels, side, side)
+
+
+def library_signature(name: str) -> LibrarySignature | None:
+    """Return what is to be known of a library's architecture to check weights without it.
+
+    Args:
+        name: as `build_named` takes it.
+
+    Returns:
+        The signature; None for an architecture of this project, which the table has.
+
+    Raises:
+        ArchitectureError: as `build_named`.
+    """
+    if ":" not in name:
+        input_shape(name)  # refuses what is not known
+        return None
+    model = build_without_memory(name)
+    shapes = _shapes(model)
+    num_classes, class_tensors = _classes(name, shapes)
+    channels, height, width = named_input_shape(name)
+    kept = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return LibrarySignature(
+        name=name,
+        shapes=shapes,
+        class_tensors=class_tensors,
+        buffers=tuple(each for each in shapes if each not in kept),
+        num_classes=num_classes,
+        in_channels=channels,
+        image_side=max(height, width),
+    )
+
+
+def _classes(name: str, shapes: dict[str, tuple[int, ...]]) -> tuple[int, tuple[str, ...]]:
+    """Find what depends on the number of classes, by building the model with another one."""
+    other = _shapes(build_without_memory(name, num_classes=_OTHER_CLASSES))
+    differing = tuple(each for each, shape in shapes.items() if other.get(each) != shape)
+    counted = {shapes[each][0] for each in differing if shapes[each]}
+    fits = all(other.get(each) == (_OTHER_CLASSES, *shapes[each][1:]) for each in differing)
+    if len(counted) != 1 or not fits:
+        raise ArchitectureError(
+            f"{name} is no classifier whose last layer alone depends on the number of classes; "
+            "give another architecture",
+            code="unknown_architecture",
+        )
+    return counted.pop(), differing
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(one.shape) for name, one in model.state_dict().items()}
 
 
 def _torchvision(name: str, num_classes: int | None) -> nn.Module:

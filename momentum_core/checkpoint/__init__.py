@@ -12,6 +12,7 @@ safetensors_writer inspection           the canonical file; all of it, on an ope
 """
 
 from momentum_core.checkpoint.facts import CheckpointFacts, DatasetFacts
+from momentum_core.checkpoint.library_signature import LibrarySignature
 from momentum_core.checkpoint.limits import DEFAULT_LIMITS, Limits
 from momentum_core.checkpoint.matching import ArchitectureMatch, find_architecture
 from momentum_core.checkpoint.npz_dataset import Dataset, read_dataset, read_dataset_facts
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointFacts",
     "Dataset",
     "DatasetFacts",
+    "LibrarySignature",
     "Limits",
     "StoredTensor",
     "find_architecture",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from momentum_core.checkpoint.library_signature import LibrarySignature
 from momentum_core.checkpoint.refusal import shown
 from momentum_core.checkpoint.signatures import (
     ARCHITECTURES,
@@ -48,7 +49,9 @@ class _Difference:
         return len(self.missing) + len(self.unexpected) + len(self.other_shape)
 
 
-def find_architecture(tensors: TensorShapes, named: str | None = None) -> ArchitectureMatch:
+def find_architecture(
+    tensors: TensorShapes, named: str | None = None, *, signature: LibrarySignature | None = None
+) -> ArchitectureMatch:
     """Find the architecture of weights from their names and shapes, or check the one named.
 
     Files from before torch 0.4.1 lack `num_batches_tracked`; that is no difference.
@@ -56,11 +59,14 @@ def find_architecture(tensors: TensorShapes, named: str | None = None) -> Archit
     Args:
         tensors: shapes by name, unwrapped.
         named: the architecture the user says it is.
+        signature: of the one that is named, where it is a library's.
 
     Raises:
         ArchitectureError: `unknown_architecture`, or `architecture_mismatch` with at most 20
             missing, unexpected and differently shaped tensors and the architecture that fits.
     """
+    if signature is not None:
+        return _match_library(tensors, signature)
     if named is not None and named not in ARCHITECTURES:
         raise unknown_architecture(named)
     fitting = [name for name in ARCHITECTURES if _difference(name, tensors).size == 0]
@@ -79,10 +85,19 @@ def find_architecture(tensors: TensorShapes, named: str | None = None) -> Archit
     )
 
 
-def missing_counters(match: ArchitectureMatch, tensors: TensorShapes) -> tuple[str, ...]:
+def missing_counters(wanted: TensorShapes, tensors: TensorShapes) -> tuple[str, ...]:
     """Return the `num_batches_tracked` that an old file lacks; their value is 0."""
-    wanted = shapes(match.name, match.num_classes)
     return tuple(name for name in wanted if name.endswith(_OPTIONAL) and name not in tensors)
+
+
+def _match_library(tensors: TensorShapes, signature: LibrarySignature) -> ArchitectureMatch:
+    num_classes = signature.num_classes_of(tensors)
+    difference = _compared(signature.shapes_for(max(1, num_classes)), tensors)
+    if difference.size:
+        raise ArchitectureError(
+            f"the weights do not fit {signature.name}: {_described(difference)}"
+        )
+    return ArchitectureMatch(signature.name, num_classes, found=False)
 
 
 def _num_classes(name: str, tensors: TensorShapes) -> int:
@@ -92,7 +107,10 @@ def _num_classes(name: str, tensors: TensorShapes) -> int:
 
 def _difference(name: str, tensors: TensorShapes) -> _Difference:
     # Without a readable head any count does: the head itself is then among the differences.
-    wanted = shapes(name, max(1, _num_classes(name, tensors)))
+    return _compared(shapes(name, max(1, _num_classes(name, tensors))), tensors)
+
+
+def _compared(wanted: TensorShapes, tensors: TensorShapes) -> _Difference:
     return _Difference(
         tuple(key for key in wanted if key not in tensors and not key.endswith(_OPTIONAL)),
         tuple(key for key in tensors if key not in wanted),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from momentum_core.architectures import build
-from momentum_core.checkpoint import input_shape
+from momentum_core.architectures import build_without_memory, named_input_shape
 from momentum_core.config import ConversionConfig
 from momentum_core.conversion.plan import ConversionPlan, plan_conversion
 
@@ -16,15 +15,12 @@ def plan_architecture(
     """Plan the conversion of a network of this architecture.
 
     Args:
-        name: one of `momentum_core.checkpoint.ARCHITECTURES`.
+        name: as `build_named` takes it.
         num_classes: outputs of the last layer.
         config: gamma and scheme.
 
     Raises:
         ArchitectureError: `unknown_architecture`.
     """
-    channels, side = input_shape(name)
-    with torch.device("meta"):
-        return plan_conversion(
-            build(name, num_classes=num_classes), torch.empty(2, channels, side, side), config
-        )
+    model = build_without_memory(name, num_classes=num_classes)
+    return plan_conversion(model, torch.empty(2, *named_input_shape(name), device="meta"), config)

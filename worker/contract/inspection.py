@@ -1,14 +1,15 @@
-"""What would become of a network: the question that the API asks, and the record of the answer.
+"""Questions that need torch and an answer at once: what the API asks, and the record of the answer.
 
-The question is small and holds no weights: what is planned and predicted depends on the
-architecture and the options alone. So asking twice does no harm, and a lost message is repeated.
+A question is small and holds no weights: what is planned and predicted depends on the architecture
+and the options alone. So asking twice does no harm, and a lost message is repeated.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from sqlalchemy import ColumnElement, Engine, delete, func, insert, or_, select, update
 
@@ -23,6 +24,9 @@ KEPT_SECONDS = 3600.0
 
 REPEAT_SECONDS = 60.0
 """A message whose inspection has no answer after this long is sent again."""
+
+FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.25
+"""Between two looks for an answer, which grow from the one to the other."""
 
 MAX_SENT = 3
 """Messages after which nobody answers."""
@@ -80,6 +84,27 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NameQuestion:
+    """A name that only a worker knows: of an architecture, or of weights."""
+
+    kind: Literal["architecture", "zoo_entry"]
+    name: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the question as JSON values."""
+        return asdict(self)
+
+
+AnyQuestion = Question | NameQuestion
+
+
+def _question_of(values: dict[str, Any]) -> AnyQuestion:
+    if "kind" in values:
+        return NameQuestion(**values)
+    return Question.from_json(values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
     """A question, and what came of it; times are seconds since 1970, UTC."""
 
@@ -98,7 +123,7 @@ class InspectionStore:
         self._engine = engine
         self._reader = reading(engine)
 
-    def ask(self, question: Question, *, tenant: str) -> str:
+    def ask(self, question: AnyQuestion, *, tenant: str) -> str:
         """Record a question, for the relay to send; return its id."""
         inspection_id = new_id()
         with self._engine.begin() as connection:
@@ -134,18 +159,29 @@ class InspectionStore:
             finished_at=row.finished_at,
         )
 
+    def wait(self, inspection_id: str, *, tenant: str, seconds: float) -> Inspection:
+        """Return an inspection once it is answered, or as it is when the time is over."""
+        until = time.monotonic() + seconds
+        pause = FIRST_LOOK_SECONDS
+        while True:
+            time.sleep(pause)
+            found = self.get(inspection_id, tenant=tenant)
+            if found.finished_at is not None or time.monotonic() >= until:
+                return found
+            pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+
     def count_open(self, tenant: str) -> int:
         """Return how many of a tenant's questions have no answer yet."""
         mine = (inspections.c.tenant == tenant) & inspections.c.finished_at.is_(None)
         with self._reader.connect() as connection:
             return connection.scalar(select(func.count()).where(mine)) or 0
 
-    def question(self, inspection_id: str) -> Question | None:
+    def question(self, inspection_id: str) -> AnyQuestion | None:
         """Return a question, if it still waits for its answer."""
         query = select(inspections.c.question).where(_is_open(inspection_id))
         with self._reader.connect() as connection:
             values = connection.scalar(query)
-        return None if values is None else Question.from_json(values)
+        return None if values is None else _question_of(values)
 
     def answer(self, inspection_id: str, answer: Mapping[str, Any]) -> None:
         """Record the answer, if there is none yet."""

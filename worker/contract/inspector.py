@@ -3,7 +3,7 @@
 The request is one line of JSON on standard input, the answer one line on standard output. Files
 come as descriptors that are open already, so this process opens none.
 
-    {"task": "checkpoint", "architecture": null, ...}
+    {"task": "checkpoint", "architecture": null, "signature": null, ...}
     {"task": "dataset", "num_classes": 10, "form": {...}, ...}
     {"task": "sandbox", ...}
     each with "limits": {...}, "allowance": {...}
@@ -24,6 +24,7 @@ from typing import Any
 
 from momentum_core.checkpoint.byte_source import ByteSource
 from momentum_core.checkpoint.inspection import inspect_open_checkpoint
+from momentum_core.checkpoint.library_signature import LibrarySignature
 from momentum_core.checkpoint.limits import Limits
 from momentum_core.errors import CheckpointError, DataError, MomentumError
 from momentum_core.image_archive.inspection import inspect_open_dataset
@@ -77,8 +78,13 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     source = ByteSource(request["source"])
     if request["task"] == "checkpoint":
         _close(request)
+        signature = request["signature"]
         return inspect_open_checkpoint(
-            source, request["target"], architecture=request["architecture"], limits=limits
+            source,
+            request["target"],
+            architecture=request["architecture"],
+            limits=limits,
+            signature=signature and LibrarySignature.from_json(signature),
         ).to_json()
     _close(request)
     return inspect_open_dataset(

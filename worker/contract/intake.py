@@ -20,7 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from momentum_core.checkpoint import DEFAULT_LIMITS, CheckpointFacts, DatasetFacts, Limits
+from momentum_core.checkpoint import (
+    DEFAULT_LIMITS,
+    CheckpointFacts,
+    DatasetFacts,
+    LibrarySignature,
+    Limits,
+)
 from momentum_core.checkpoint.limits import MEBIBYTE
 from momentum_core.durable_files import new_file
 from momentum_core.errors import ArchitectureError, CheckpointError, DataError, MomentumError
@@ -61,6 +67,7 @@ def inspect_checkpoint(
     target: Path,
     *,
     architecture: str | None = None,
+    signature: LibrarySignature | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> CheckpointFacts:
     """Check a checkpoint and write its weights as canonical safetensors.
@@ -71,6 +78,7 @@ def inspect_checkpoint(
         source: the file as it was sent; its name does not matter.
         target: the canonical file; its folder exists.
         architecture: what the weights are said to be; None finds it.
+        signature: of that architecture, where it is a library's.
         limits: how much the file may ask for.
 
     Raises:
@@ -85,6 +93,7 @@ def inspect_checkpoint(
             "source": descriptor,
             "target": output,
             "architecture": architecture,
+            "signature": signature and signature.to_json(),
         }
         answer = _ask_child(
             request,

@@ -44,6 +44,22 @@ class Settings(BaseSettings):
         default=None,
         description="Mirror of the zoo's published weights; their own address if not set.",
     )
+    hub_url: str = Field(
+        default="https://huggingface.co",
+        description="The Hugging Face hub that zoo names with `timm:` and `hf:` come from, or a "
+        "mirror.",
+    )
+    hub_dir: Path | None = Field(
+        default=None,
+        description="Folder with copies of repositories of the hub (`org/name/config.json`, "
+        "`model.safetensors`), which are taken from there.",
+    )
+    architectures: dict[str, str] = Field(
+        default={},
+        description="Architectures of your own, as JSON with a name and what builds it: "
+        '`{"my_net": "my_package.networks:build"}` is known as `own:my_net`. The worker and the '
+        "inspection worker import it.",
+    )
     device: str = Field(
         default="auto",
         description="Where the worker computes: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if "

@@ -5,8 +5,9 @@ A file's published name carries the first eight digits of its SHA-256.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from typing import Any, Self
 
 from momentum_core.config import Preprocessing
 from momentum_core.errors import ArchitectureError
@@ -64,6 +65,31 @@ class ZooEntry:
 
     licence: str
     """Terms under which they may be used."""
+
+    is_on_hub: bool = False
+    """Whether it comes from a Hugging Face hub, which leads to other addresses."""
+
+    local_file: str | None = None
+    """The file, where it lies in a folder of the operator's."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Make the entry of what `to_json` gave."""
+        given = {name: tuple(values["preprocessing"][name]) for name in ("mean", "std")}
+        return cls(**values | {"preprocessing": Preprocessing(**given)})
+
+
+LIBRARIES = ("torchvision", "timm", "hf")
+"""What may stand before the colon of a zoo name that the catalogue does not have."""
+
+
+def is_of_library(name: str) -> bool:
+    """Whether a name of a zoo entry or an architecture is a library's: only a worker knows more."""
+    return ":" in name
 
 
 def find_zoo_entry(name: str) -> ZooEntry:
