@@ -11,12 +11,15 @@ from typing import Any, Literal
 from api.polling import RETRY_SECONDS
 from api.problems import Problem
 from momentum_core.checkpoint import LibrarySignature
-from momentum_core.errors import ArchitectureError, CheckpointError
+from momentum_core.errors import ArchitectureError, CheckpointError, MomentumError
 from worker.contract.inspection import InspectionStore, NameQuestion
+from worker.contract.job import JobError
 from worker.contract.zoo import ZooEntry, find_zoo_entry, is_of_library
 
 KEPT_SECONDS = 600.0
 """How long an answer is believed: an operator may change what a name means."""
+
+ZOO_UNAVAILABLE = "zoo_unavailable"
 
 MAX_KEPT = 1000
 MAX_NAME_CHARACTERS = 250
@@ -82,10 +85,8 @@ class LibraryNames:
             return answer
         asked = self.inspections.ask(question, tenant=tenant)
         found = self.inspections.wait(asked, tenant=tenant, seconds=self.seconds)
-        if found.error is not None and found.error.code == "zoo_unavailable":
-            raise CheckpointError(found.error.message, code=found.error.code)
-        if found.error is not None and found.error.code in _REFUSALS:
-            raise ArchitectureError(found.error.message, code=found.error.code)
+        if found.error is not None and found.error.code in (*_REFUSALS, ZOO_UNAVAILABLE):
+            raise refused(found.error)
         if found.answer is None:
             raise Problem(
                 503,
@@ -99,6 +100,12 @@ class LibraryNames:
                 self._known.clear()
             self._known[question] = (time.monotonic(), found.answer)
         return found.answer
+
+
+def refused(error: JobError) -> MomentumError:
+    """Make the error of a name that means nothing, or that nobody can be asked for now."""
+    kind = CheckpointError if error.code == ZOO_UNAVAILABLE else ArchitectureError
+    return kind(error.message, code=error.code)
 
 
 _UNKNOWN = {"architecture": "unknown_architecture", "zoo_entry": "unknown_zoo_entry"}

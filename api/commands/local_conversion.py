@@ -25,6 +25,7 @@ from api.client.conversion import SYNTHETIC, ZOO, missing_file, options_of
 from api.client.records import read
 from api.commands.exit_codes import exit_code_of_state
 from api.commands.job_display import showing
+from api.commands.local_names import local_names
 from api.commands.output import print_json, print_pairs, say, short_id
 from api.commands.summary import result_pairs
 from api.problems import Problem
@@ -119,6 +120,7 @@ class _Place:
                 tenant=DEFAULT_TENANT,
                 store=self._store,
                 files=self._files,
+                names=local_names(),
                 limits=self._limits,
             ).id
 

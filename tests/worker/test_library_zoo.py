@@ -278,3 +278,14 @@ def test_a_package_registers_its_own_by_an_entry_point(tmp_path):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "ResNet"
+
+
+@pytest.mark.parametrize("name", ["torchvision:swin_t", "torchvision:no_such"])
+def test_a_command_is_told_without_a_service(name):
+    command = [sys.executable, "-m", "worker.tell_name", "architecture", name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    if name.endswith("swin_t"):
+        assert told["answer"]["num_classes"] == 1000
+    else:
+        assert told["error"]["code"] == "unknown_architecture"

@@ -94,13 +94,18 @@ class NameQuestion:
         """Return the question as JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Make the question of what `to_json` gave."""
+        return cls(**values)
+
 
 AnyQuestion = Question | NameQuestion
 
 
 def _question_of(values: dict[str, Any]) -> AnyQuestion:
     if "kind" in values:
-        return NameQuestion(**values)
+        return NameQuestion.from_json(values)
     return Question.from_json(values)
 
 
