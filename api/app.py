@@ -27,9 +27,11 @@ from api.routes import (
     job_control,
     jobs,
     keys,
+    queues,
     resumable,
     uploads,
     webhooks,
+    workers,
     zoo,
 )
 from api.schemas.service import ProblemView
@@ -41,9 +43,11 @@ from worker.contract.job import DEFAULT_TENANT
 from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore
 from worker.contract.partial_uploads import PartialUploads
+from worker.contract.queue_store import QueueStore
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
 from worker.contract.webhook_store import WebhookStore
+from worker.contract.worker_store import WorkerStore
 
 FIRST_KEY_FILE = "first-key"
 
@@ -60,6 +64,8 @@ _ROUTES = (
     events,
     job_control,
     webhooks,
+    workers,
+    queues,
     keys,
     zoo,
     health,
@@ -85,7 +91,8 @@ def create_app(settings: Settings) -> FastAPI:
     files = FileStore(settings.data_folder)
     files.clear_temporary()
     engine = open_database(settings.database)
-    store, key_store = JobStore(engine), KeyStore(engine)
+    store = JobStore(engine, keep_seconds=settings.job_seconds)
+    key_store = KeyStore(engine)
     inspections = InspectionStore(engine)
     app.state.service = Service(
         settings=settings,
@@ -101,6 +108,8 @@ def create_app(settings: Settings) -> FastAPI:
         inspections=inspections,
         names=LibraryNames(inspections, settings.inspect_seconds),
         intake_threads=CapacityLimiter(INTAKE_THREADS),
+        workers=WorkerStore(engine),
+        queues=QueueStore(engine),
     )
     if settings.require_keys:
         _make_first_key(app.state.service)

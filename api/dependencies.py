@@ -22,9 +22,11 @@ from worker.contract.job import Job
 from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore, Scope
 from worker.contract.partial_uploads import PartialUploads
+from worker.contract.queue_store import QueueStore
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
 from worker.contract.webhook_store import WebhookStore
+from worker.contract.worker_store import WorkerStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Service:
     inspections: InspectionStore
     names: LibraryNames
     intake_threads: CapacityLimiter
+    workers: WorkerStore
+    queues: QueueStore
 
 
 # Asynchronous where there is nothing to wait for: FastAPI hands other functions to a thread.

@@ -136,6 +136,12 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "webhook_not_found": _answer(
         404, meaning="there is no such webhook", remedy="look at `GET /webhooks`"
     ),
+    "worker_not_found": _answer(
+        404, meaning="there is no such worker", remedy="look at `GET /workers`"
+    ),
+    "queue_not_found": _answer(
+        404, meaning="there is no such queue", remedy="look at `GET /queues`"
+    ),
     "delivery_not_found": _answer(
         404,
         meaning="the webhook has no such message",

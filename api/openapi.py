@@ -25,6 +25,8 @@ _OF_PARAMETERS = {
     "key_id": "key_not_found",
     "webhook_id": "webhook_not_found",
     "inspection_id": "inspection_not_found",
+    "worker_name": "worker_not_found",
+    "queue_name": "queue_not_found",
 }
 FILE_CODES = tuple(
     code
@@ -35,6 +37,9 @@ FILE_CODES = tuple(
 
 CODES = "x-codes"
 """Where a response of the document lists its codes."""
+
+ADMIN_ONLY = {"x-scope": "admin"}
+"""What the document says of an operation that takes the scope `admin`."""
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:

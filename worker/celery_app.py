@@ -11,8 +11,10 @@ from worker.broker import create_celery_app, worker_name
 from worker.contract.database import open_database
 from worker.contract.job_claims import JobClaims
 from worker.contract.settings import Settings
+from worker.presence import Presence
 
 app = create_celery_app(Settings().broker)
+app.steps["worker"].add(Presence)
 
 
 @worker_shutting_down.connect

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
 
 from momentum_core.errors import ConfigError
+from worker.contract.worker_store import Device
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,3 +39,20 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
+
+
+def memory_of(device: torch.device) -> int:
+    """Return all the memory that a device has, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_facts(device: torch.device) -> Device:
+    """Return what the list of workers says of a device."""
+    return Device(
+        name=str(device),
+        model=describe_device(device),
+        memory_bytes=memory_of(device),
+        num_threads=torch.get_num_threads(),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -22,7 +21,7 @@ from momentum_core.comparison.methods import MOMENTUM, ORIGINAL, methods_of
 from momentum_core.config import MeasurementConfig
 from momentum_core.errors import DataError
 from momentum_core.memory import StepMeasurement, predict_training_step
-from worker.device import describe_device
+from worker.device import describe_device, memory_of
 
 METHOD = (
     "every tensor of one training step (forward pass, backward pass, optimizer step, float32) "
@@ -100,11 +99,7 @@ def measure_step(
 
 def own_device(device: torch.device) -> OwnDevice:
     """Return the device of this process, with its whole memory."""
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return OwnDevice(kind=device.type, name=describe_device(device), memory_bytes=memory)
+    return OwnDevice(kind=device.type, name=describe_device(device), memory_bytes=memory_of(device))
 
 
 def memory_json(measured: MeasuredMemory) -> dict[str, Any]:

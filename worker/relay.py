@@ -88,6 +88,8 @@ class Relay:
                     self._collect_at = time.monotonic() + COLLECT_SECONDS
                     if removed := self._collector.collect():
                         logger.info("%d files were of no job any more", removed)
+                    if expired := self._collector.drop_expired():
+                        logger.info("%d jobs have expired", expired)
 
     def publish(self) -> None:
         """Send what waits in the outbox; a message may be sent twice, never not at all."""
@@ -102,10 +104,12 @@ class Relay:
         self._app.send_task(task, args=[of], queue=queue, retry=False)
 
     def sweep(self) -> None:
-        """Look for jobs without a living worker, lost messages and expired uploads."""
+        """Look for jobs without a living worker, paused queues, lost messages, expired uploads."""
         changed = self._outbox.requeue_expired(max_attempts=self._max_attempts)
         if changed:
             logger.warning("%d jobs had lost their worker", changed)
+        if settled := self._outbox.settle_paused():
+            logger.info("%d jobs were told that their queue is paused, or goes on", settled)
         lost = self._outbox.announce_again(
             num_at_broker=self._num_at_broker, older_than_seconds=LOST_AFTER_SECONDS
         )
@@ -155,7 +159,7 @@ def main() -> None:
         Outbox(engine),
         InspectionStore(engine),
         UploadStore(engine, files, keep_seconds=settings.upload_seconds),
-        Collector(engine, files),
+        Collector(engine, files, keep_seconds=settings.job_seconds),
         create_celery_app(settings.broker),
         sweep_seconds=settings.sweep_seconds,
         max_attempts=settings.max_attempts,

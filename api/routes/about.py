@@ -27,6 +27,7 @@ def get_limits(service: ServiceDependency, tenant: TenantDependency) -> LimitsVi
     return LimitsView(
         max_upload_bytes=settings.max_upload_bytes,
         upload_hours=settings.upload_hours,
+        job_days=settings.job_days,
         max_unfinished_jobs=settings.max_unfinished_jobs,
         max_tenant_bytes=settings.max_tenant_bytes,
         intake=asdict(settings.limits),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.dependencies import ID, AdminDependency, ServiceDependency
+from api.openapi import ADMIN_ONLY
 from api.problems import Problem
 from api.schemas.keys import KeyList, KeyRequest, KeyView, NewKeyView
 
@@ -13,7 +14,13 @@ SECONDS_PER_DAY = 86400.0
 router = APIRouter(prefix="/keys", tags=["keys"])
 
 
-@router.post("", operation_id="create_key", summary="Make a key", status_code=201)
+@router.post(
+    "",
+    operation_id="create_key",
+    summary="Make a key",
+    status_code=201,
+    openapi_extra=ADMIN_ONLY,
+)
 def create_key(wanted: KeyRequest, service: ServiceDependency, _: AdminDependency) -> NewKeyView:
     """Make a key for a tenant; its secret is in this answer and nowhere else."""
     days = wanted.expires_in_days
@@ -26,13 +33,19 @@ def create_key(wanted: KeyRequest, service: ServiceDependency, _: AdminDependenc
     return NewKeyView.with_secret(key, secret)
 
 
-@router.get("", operation_id="list_keys", summary="Look at all keys")
+@router.get("", operation_id="list_keys", summary="Look at all keys", openapi_extra=ADMIN_ONLY)
 def list_keys(service: ServiceDependency, _: AdminDependency) -> KeyList:
     """Return all keys without their secrets, the newest first."""
     return KeyList(keys=[KeyView.of(key) for key in service.keys.all()])
 
 
-@router.delete("/{key_id}", operation_id="revoke_key", summary="Revoke a key", status_code=204)
+@router.delete(
+    "/{key_id}",
+    operation_id="revoke_key",
+    summary="Revoke a key",
+    status_code=204,
+    openapi_extra=ADMIN_ONLY,
+)
 def revoke_key(key_id: str, service: ServiceDependency, _: AdminDependency) -> None:
     """End a key at once, and for good; jobs that were asked for with it go on."""
     try:

@@ -44,10 +44,17 @@ class JobSummary(BaseModel):
     cancel_requested: bool = Field(
         description="Whether the job is to stop; it does within seconds."
     )
+    waiting_for: str | None = Field(
+        description="What a queued job waits for besides a free worker: `queue`, which is paused.",
+        examples=["queue"],
+    )
     retry_of: str | None = Field(description="The job whose request this one repeats.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expires_at: datetime | None = Field(
+        description="When an ended job is forgotten, with its files; null: never."
+    )
     result: dict[str, Any] | None = Field(description="The figures of a job that succeeded.")
     error: JobErrorView | None
     links: dict[str, str]
@@ -175,10 +182,12 @@ def _summary(job: Job) -> dict[str, Any]:
         "progress": job.progress,
         "attempt": job.attempt,
         "cancel_requested": job.cancel_requested,
+        "waiting_for": job.waiting_for,
         "retry_of": job.retry_of,
         "created_at": time_of(job.created_at),
         "started_at": optional_time(job.started_at),
         "finished_at": optional_time(job.finished_at),
+        "expires_at": optional_time(job.expires_at),
         "result": job.result,
         "error": error and JobErrorView(code=error.code, message=error.message),
         "links": links,

@@ -24,6 +24,7 @@ class LimitsView(BaseModel):
 
     max_upload_bytes: int = Field(description="Of one request.")
     upload_hours: float = Field(description="Time that a file sent ahead is kept.")
+    job_days: float = Field(description="Time that a job is kept after its end; 0: for ever.")
     max_unfinished_jobs: int = Field(description="Jobs of a tenant that may wait or run at once.")
     max_tenant_bytes: int | None = Field(description="Of a tenant; null: as the disk has room.")
     intake: dict[str, int] = Field(description="What a file may ask for; see docs/security.md.")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import datetime
 
 import pytest
 
-from tests.api.conftest import problem_of
+from api.app import create_app
+from tests.api.conftest import problem_of, served
 from tests.corpus.torch_files import honest_zip
 from worker.contract.job import JobError
+from worker.contract.settings import Settings
 
 ZOO = {"source": {"zoo": "digits_resnet26"}}
 
@@ -143,3 +146,25 @@ def test_a_key_stands_for_one_request_and_its_files(client):
 def test_a_key_that_is_none_is_refused(client, key):
     headers = {"Idempotency-Key": key.encode()}
     problem_of(client.post("/convert", json=ZOO, headers=headers), 422, "invalid_request")
+
+
+def test_a_job_says_when_it_goes_once_it_has_ended(client, claims, failed):
+    def life(job_id: str) -> float | None:
+        job = client.get(f"/jobs/{job_id}").json()
+        if job["expires_at"] is None:
+            return None
+        ended, goes = (datetime.fromisoformat(job[each]) for each in ("finished_at", "expires_at"))
+        return (goes - ended).total_seconds()
+
+    days = client.get("/limits").json()["job_days"]
+    assert life(failed) == pytest.approx(days * 86400)
+    assert client.get("/jobs").json()["jobs"][0]["expires_at"] is not None
+    assert life(submit(client)["id"]) is None
+
+
+def test_without_a_time_jobs_are_kept_for_ever(tmp_path):
+    settings = Settings(data_dir=tmp_path / "d", job_days=0, min_free_bytes=0)
+    with served(create_app(settings)) as client:
+        job = submit(client)["id"]
+        ended = client.post(f"/jobs/{job}/cancel").json()
+        assert (ended["state"], ended["expires_at"]) == ("cancelled", None)

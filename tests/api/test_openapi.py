@@ -36,6 +36,14 @@ include-operation-id = [
 parameters = {{ job_id = "{job}", name = "model.safetensors" }}
 
 [[operations]]
+include-operation-id = ["drain_worker", "resume_worker"]
+parameters = {{ worker_name = "host:1" }}
+
+[[operations]]
+include-operation-id = ["pause_queue", "resume_queue"]
+parameters = {{ queue_name = "momentum-convert" }}
+
+[[operations]]
 include-operation-id = ["convert", "inspect"]
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", 400, 404, 409, 415, 422, 429]
@@ -141,6 +149,7 @@ def test_schemathesis_finds_nothing(tmp_path, broker_url, finish):
         asked = {"source": {"zoo": "digits_resnet26"}}
         job = client.post("/convert", json=asked, headers=headers).json()["id"]
         finish(service, JobClaims(service.store.engine, lease_seconds=30), job)
+        service.workers.announce("host:1", queues=["q"], version="1", torch_version="2")
         config = tmp_path / "schemathesis.toml"
         config.write_text(CONFIGURATION.format(job=job, hooks=HOOKS))
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "run"]

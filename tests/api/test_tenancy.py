@@ -39,13 +39,15 @@ def inspected(application) -> str:
     return application.state.service.inspections.ask(question, tenant="a")
 
 
-def operations(client) -> list[tuple[str, str]]:
+def operations(client, *, for_admins: bool = False) -> list[tuple[str, str]]:
+    """Operations with an id: of tenants, or of whoever runs the service."""
     paths = client.get("/openapi.json").json()["paths"]
     return [
         (method.upper(), path)
         for path, item in paths.items()
-        for method in item
-        if method in METHODS and "{" in path and not path.startswith("/keys")
+        for method, operation in item.items()
+        if method in METHODS and (operation.get("x-scope") == "admin") == for_admins
+        if for_admins or "{" in path
     ]
 
 
@@ -89,6 +91,17 @@ def test_an_operation_with_the_owners_id_is_not_unknown(tenants, application):
             continue  # a page; the stream would not end
         answer = client.request(method, path.format(**names), headers=owner)
         assert answer.status_code != 404, (method, path, answer.text)
+
+
+def test_what_is_for_admins_is_refused_to_every_other_key(tenants):
+    client, owner, _ = tenants
+    found = operations(client, for_admins=True)
+    assert {path.split("/")[1] for _, path in found} >= {"keys", "queues", "workers"}
+    for method, path in found:
+        names = dict.fromkeys(("key_id", "worker_name", "queue_name"), UNKNOWN)
+        body = {"json": {"name": "x"}} if method == "POST" else {}
+        answer = client.request(method, path.format(**names), headers=owner, **body)
+        assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope"), path
 
 
 def test_lists_and_requests_know_nothing_of_others(tenants):

@@ -1,4 +1,4 @@
-"""Removes what nobody can ask for any more: files without a job, sent messages, old keys."""
+"""Removes what nobody asks for any more: jobs whose time is over, files without a job, old rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from sqlalchemy import ColumnElement, Engine, delete, select
 from worker.contract.database import database_now, reading
 from worker.contract.file_store import FileStore
 from worker.contract.job import JobState
-from worker.contract.tables import artifacts, idempotency_keys, jobs, outbox, uploads
+from worker.contract.job_record import forget_job
+from worker.contract.tables import (
+    artifacts,
+    idempotency_keys,
+    jobs,
+    outbox,
+    uploads,
+    webhook_deliveries,
+    workers,
+)
+from worker.contract.worker_store import FORGET_SECONDS
 
 YOUNG_SECONDS = 3600.0
 """A file is put into the store before the record points to it; within this time it does."""
@@ -18,12 +28,21 @@ KEY_SECONDS = 7 * 86400.0
 SENT_SECONDS = 3600.0
 """How long a sent message is kept: the relay asks when a job's last one was sent."""
 
+DELIVERY_SECONDS = 30 * 86400.0
+"""How long it is kept what became of a webhook's message."""
+
+MAX_EXPIRED = 1000
+"""Jobs that are forgotten in one round."""
+
 
 class Collector:
     """Looks for what is left over; several may do so at once."""
 
-    def __init__(self, engine: Engine, files: FileStore) -> None:
-        """Use the record and the file store."""
+    def __init__(
+        self, engine: Engine, files: FileStore, *, keep_seconds: float | None = None
+    ) -> None:
+        """Use the record and the file store; jobs are kept for `keep_seconds` after their end."""
+        self._keep_seconds = keep_seconds
         self._engine = engine
         self._reader = reading(engine)
         self._files = files
@@ -32,10 +51,35 @@ class Collector:
         """Remove what is left over; return how many files and unfinished jobs' folders."""
         self._forget(outbox.c.sent_at, SENT_SECONDS)
         self._forget(idempotency_keys.c.created_at, KEY_SECONDS)
+        self._forget(webhook_deliveries.c.finished_at, DELIVERY_SECONDS)
+        self._forget(workers.c.seen_at, FORGET_SECONDS)
         ended = [job_id for job_id in self._files.unfinished_jobs() if not self._goes_on(job_id)]
         for job_id in ended:
             self._files.drop_unfinished(job_id)
         return self._files.collect(self._is_needed, older_than_seconds=young_seconds) + len(ended)
+
+    def drop_expired(self) -> int:
+        """Forget jobs that ended long ago, the oldest first; return how many.
+
+        Their files go with the next `collect`: if that comes before, a download that has just
+        found its file's name still finds the file.
+        """
+        if self._keep_seconds is None:
+            return 0
+        query = (
+            select(jobs.c.id)
+            .where(jobs.c.finished_at < database_now() - self._keep_seconds)
+            .order_by(jobs.c.finished_at)
+            .limit(MAX_EXPIRED)
+        )
+        with self._reader.connect() as connection:
+            found = connection.scalars(query).all()
+        num_forgotten = 0
+        for job_id in found:
+            # One at a time: nobody waits long for the lock, and a crash leaves whole jobs.
+            with self._engine.begin() as connection:
+                num_forgotten += forget_job(connection, job_id)
+        return num_forgotten
 
     def _goes_on(self, job_id: str) -> bool:
         with self._reader.connect() as connection:

@@ -94,8 +94,12 @@ class Job:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    expires_at: float | None
+    """When it may be forgotten; None: not as long as it has not ended, or nobody says."""
     cancel_requested: bool
     """Whether it is to stop; a running job does so within seconds."""
+    waiting_for: str | None
+    """What a queued job waits for besides a free worker: `queue`, which is paused."""
     retry_of: str | None
     """The job whose request this one repeats."""
 

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, or_, sel
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
 from worker.contract.job_record import announce, cancelled, change_job, read_job, read_upload
+from worker.contract.queue_store import is_draining, is_paused
 from worker.contract.tables import artifacts, jobs, uploads
 
 
@@ -38,7 +39,8 @@ class JobClaims:
         """Take a job that is queued, or whose worker fell silent.
 
         Returns:
-            The claim, or None if the job is not to be had: a repeated message changes nothing.
+            The claim, or None if the job is not to be had: a repeated message changes nothing. Nor
+            is it while its queue is paused, or for a worker that is draining.
         """
         free = or_(
             jobs.c.state == JobState.QUEUED,
@@ -49,6 +51,11 @@ class JobClaims:
             ),
         )
         with self.engine.begin() as connection:
+            if is_paused(connection):
+                return None  # the relay announces it again once the queue goes on
+            if is_draining(connection, worker):
+                _leave_to_others(connection, job_id)
+                return None
             row = change_job(
                 connection,
                 and_(jobs.c.id == job_id, free),
@@ -56,6 +63,7 @@ class JobClaims:
                     "state": JobState.RUNNING,
                     "stage": None,
                     "progress": 0.0,
+                    "waiting_for": None,
                     "attempt": jobs.c.attempt + 1,
                     "fence": jobs.c.fence + 1,
                     "worker": worker,
@@ -192,6 +200,13 @@ class JobClaims:
         with self.engine.begin() as connection:
             if change_job(connection, _held(claim), values, kind=kind, data=data) is None:
                 raise ClaimLostError
+
+
+def _leave_to_others(connection: Connection, job_id: str) -> None:
+    """Send the message of a job that waits once more: who took it may not take the job."""
+    queued = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
+    if connection.scalar(queued) is not None:
+        announce(connection, job_id)
 
 
 def change_all_cancelled(connection: Connection, where: ColumnElement[bool]) -> int:

@@ -9,12 +9,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
 
 from worker.contract.database import database_now
 from worker.contract.job import Job, JobError, JobState, Stage, Upload
 from worker.contract.request import ConvertRequest
-from worker.contract.tables import events, job_tags, jobs, outbox
+from worker.contract.tables import events, job_tags, jobs, outbox, uploads
 from worker.contract.webhook_messages import note_messages
 
 
@@ -72,6 +72,7 @@ def cancelled() -> dict[str, Any]:
         "state": JobState.CANCELLED,
         "fence": jobs.c.fence + 1,
         "lease_until": None,
+        "waiting_for": None,
         "finished_at": database_now(),
     }
 
@@ -81,8 +82,15 @@ def announce(connection: Connection, job_id: str) -> None:
     connection.execute(insert(outbox).values(job_id=job_id, created_at=database_now()))
 
 
-def read_job(connection: Connection, where: ColumnElement[bool]) -> Job:
+def read_job(
+    connection: Connection, where: ColumnElement[bool], *, keep_seconds: float | None = None
+) -> Job:
     """Return the one job that meets a condition.
+
+    Args:
+        connection: to read with.
+        where: the condition.
+        keep_seconds: time that a job is kept after its end; None: for ever.
 
     Raises:
         LookupError: there is none.
@@ -90,7 +98,33 @@ def read_job(connection: Connection, where: ColumnElement[bool]) -> Job:
     row = connection.execute(select(jobs).where(where)).one_or_none()
     if row is None:
         raise LookupError("no such job")
-    return job_of(row)
+    return job_of(row, keep_seconds=keep_seconds)
+
+
+def forget_job(connection: Connection, job_id: str) -> bool:
+    """Remove a job that has ended with all its rows, in the caller's transaction.
+
+    Its files stay until the collector finds that nothing points to them: a crash leaves no row
+    without its file.
+
+    Returns:
+        Whether it was there, and had ended.
+    """
+    ended = jobs.c.state.in_([str(state) for state in JobState if state.is_final])
+    row = connection.execute(
+        delete(jobs)
+        .where(jobs.c.id == job_id, ended)
+        .returning(jobs.c.checkpoint_id, jobs.c.data_id)
+    ).one_or_none()
+    if row is None:
+        return False
+    for upload_id in (row.checkpoint_id, row.data_id):
+        # A retry has the same files.
+        used = select(jobs.c.id).where(
+            (jobs.c.checkpoint_id == upload_id) | (jobs.c.data_id == upload_id)
+        )
+        connection.execute(delete(uploads).where(uploads.c.id == upload_id, ~used.exists()))
+    return True
 
 
 def read_upload(row: Row[Any]) -> Upload:
@@ -105,8 +139,9 @@ def read_upload(row: Row[Any]) -> Upload:
     )
 
 
-def job_of(row: Row[Any]) -> Job:
-    """Return the job of a row."""
+def job_of(row: Row[Any], *, keep_seconds: float | None = None) -> Job:
+    """Return the job of a row; see `read_job`."""
+    is_kept = row.finished_at is None or keep_seconds is None
     return Job(
         id=row.id,
         tenant=row.tenant,
@@ -127,7 +162,9 @@ def job_of(row: Row[Any]) -> Job:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        expires_at=None if is_kept else row.finished_at + keep_seconds,
         cancel_requested=row.cancel_requested,
+        waiting_for=row.waiting_for,
         retry_of=row.retry_of,
     )
 

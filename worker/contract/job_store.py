@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import (
     Engine,
     bindparam,
-    delete,
     func,
     insert,
     literal,
@@ -23,6 +22,7 @@ from worker.contract.job import Artifact, Event, Job, JobState, Upload
 from worker.contract.job_record import (
     cancelled,
     change_job,
+    forget_job,
     job_of,
     new_id,
     read_job,
@@ -79,8 +79,10 @@ _LOOK = select(jobs.c.revision, jobs.c.state).where(
 class JobStore:
     """Jobs as users see them; every reading method takes the tenant that asks."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, keep_seconds: float | None = None) -> None:
+        """Use the record; jobs are kept for `keep_seconds` after their end (None: for ever)."""
         self.engine = engine
+        self._keep_seconds = keep_seconds
         self._reader = reading(engine)
 
     def submit(
@@ -169,7 +171,11 @@ class JobStore:
             LookupError: the tenant has no such job.
         """
         with self._reader.connect() as connection:
-            return read_job(connection, (jobs.c.id == job_id) & (jobs.c.tenant == tenant))
+            return read_job(
+                connection,
+                (jobs.c.id == job_id) & (jobs.c.tenant == tenant),
+                keep_seconds=self._keep_seconds,
+            )
 
     def look(self, job_id: str, *, tenant: str) -> tuple[int, JobState]:
         """Return a job's revision and state, at a fraction of what `get` costs.
@@ -226,7 +232,8 @@ class JobStore:
             )
         query = query.order_by(created_at.desc(), job_id.desc()).limit(limit)
         with self._reader.connect() as connection:
-            return [job_of(row) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [job_of(row, keep_seconds=self._keep_seconds) for row in rows]
 
     def cancel(self, job_id: str, *, tenant: str) -> Job:
         """End a job that waits; have one that runs end soon; leave one that has ended.
@@ -274,17 +281,11 @@ class JobStore:
             LookupError: the tenant has no such job.
             JobNotFinishedError: it has not ended yet.
         """
+        mine = (jobs.c.id == job_id) & (jobs.c.tenant == tenant)
         with self.engine.begin() as connection:
-            job = read_job(connection, (jobs.c.id == job_id) & (jobs.c.tenant == tenant))
-            if not job.state.is_final:
+            read_job(connection, mine)
+            if not forget_job(connection, job_id):
                 raise JobNotFinishedError
-            connection.execute(delete(jobs).where(jobs.c.id == job_id))
-            for upload_id in (job.checkpoint_id, job.data_id):
-                # A retry has the same files.
-                used = select(jobs.c.id).where(
-                    (jobs.c.checkpoint_id == upload_id) | (jobs.c.data_id == upload_id)
-                )
-                connection.execute(delete(uploads).where(uploads.c.id == upload_id, ~used.exists()))
 
     def upload(self, upload_id: str) -> Upload:
         """Return an upload.

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Engine, and_, func, select, update
+from sqlalchemy import Engine, Select, and_, func, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import JobError, JobState
 from worker.contract.job_claims import change_all_cancelled, requeued
 from worker.contract.job_record import announce, change_job
+from worker.contract.queue_store import WAITING_FOR_QUEUE, is_paused, is_paused_now
 from worker.contract.tables import jobs, outbox
 
 MAX_MESSAGES = 100
 """Messages taken in one round."""
+
+MAX_SETTLED = 500
+"""Jobs of a paused queue that change in one round."""
 
 ATTEMPTS_EXHAUSTED = "attempts_exhausted"
 
@@ -84,6 +88,27 @@ class Outbox:
                     announce(connection, row.id)
         return len(found)
 
+    def settle_paused(self) -> int:
+        """Say of queued jobs that their queue is paused; once it goes on, announce them again.
+
+        Returns:
+            How many jobs changed, at most `MAX_SETTLED`: the longest waiting ones come first.
+        """
+        with self._reader.connect() as connection:
+            if not connection.scalar(_unsettled(is_paused_now(connection)).limit(1)):
+                return 0  # no lock for nothing
+        with self._engine.begin() as connection:
+            paused = is_paused(connection)
+            found = connection.scalars(_unsettled(paused).limit(MAX_SETTLED)).all()
+            for job_id in found:
+                where = and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
+                if paused:
+                    reason = {"waiting_for": WAITING_FOR_QUEUE}
+                    change_job(connection, where, reason, kind="waiting", data=reason)
+                elif change_job(connection, where, {"waiting_for": None}, kind="resumed"):
+                    announce(connection, job_id)
+        return len(found)
+
     def announce_again(self, *, num_at_broker: Callable[[], int], older_than_seconds: float) -> int:
         """Put queued jobs whose message the broker lost into the outbox once more.
 
@@ -99,7 +124,9 @@ class Outbox:
         """
         last_sent = select(func.max(outbox.c.sent_at)).where(outbox.c.job_id == jobs.c.id)
         unsent = select(outbox.c.id).where(outbox.c.job_id == jobs.c.id, outbox.c.sent_at.is_(None))
-        queued = and_(jobs.c.state == JobState.QUEUED, ~unsent.exists())
+        # What waits for its queue is announced when that goes on.
+        waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.waiting_for.is_(None))
+        queued = and_(waits, ~unsent.exists())
         with self._reader.connect() as connection:
             num_waiting = connection.scalar(select(func.count()).where(queued)) or 0
         if num_waiting == 0 or num_waiting <= num_at_broker():
@@ -112,6 +139,13 @@ class Outbox:
             for job_id in lost:
                 announce(connection, job_id)
         return len(lost)
+
+
+def _unsettled(paused: bool) -> Select[str]:
+    """Select queued jobs that do not say yet whether they wait for their queue."""
+    is_told = jobs.c.waiting_for.is_not(None)
+    wanted = and_(jobs.c.state == JobState.QUEUED, ~is_told if paused else is_told)
+    return select(jobs.c.id).where(wanted).order_by(jobs.c.created_at)
 
 
 def _exhausted(attempts: int) -> JobError:

@@ -14,6 +14,8 @@ from sqlalchemy import URL
 from momentum_core.checkpoint import Limits
 from worker.contract.address_guard import Network
 
+SECONDS_PER_DAY = 86400.0
+
 
 class Settings(BaseSettings):
     """Settings of the API, the relay and the worker; each field is `MOMENTUM_` and its name."""
@@ -122,6 +124,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Time that a file sent with `POST /uploads` is kept.",
     )
+    job_days: float = Field(
+        default=90.0,
+        ge=0,
+        description="Time that a job is kept after its end, with its files; 0 keeps it for ever. "
+        "Jobs say when they go (`expires_at`).",
+    )
     lease_seconds: float = Field(
         default=15.0,
         ge=1,
@@ -173,6 +181,11 @@ class Settings(BaseSettings):
     def upload_seconds(self) -> float:
         """Time that a file sent ahead is kept."""
         return self.upload_hours * 3600
+
+    @property
+    def job_seconds(self) -> float | None:
+        """Time that a job is kept after its end; None: for ever."""
+        return self.job_days * SECONDS_PER_DAY or None
 
     @cached_property
     def data_folder(self) -> Path:

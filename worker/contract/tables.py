@@ -74,13 +74,14 @@ jobs = Table(
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
     Column("finished_at", Double),
-    Column("expires_at", Double),
     # The job whose request this one repeats; it may have been deleted.
     Column("retry_of", _ID),
     Index(None, "tenant", "created_at", "id"),
     Index(None, "tenant", "state", "created_at", "id"),
     # What the relay looks for in every round.
     Index(None, "state", "lease_until"),
+    # What the collector looks for.
+    Index(None, "finished_at"),
 )
 
 job_tags = Table(
@@ -206,4 +207,28 @@ inspections = Table(
     Column("finished_at", Double),
     Index(None, "tenant", "finished_at"),
     Index(None, "finished_at"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("queues", _JSON, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("torch_version", String(64), nullable=False),
+    # Found by the process that computes, a moment after the worker has announced itself.
+    Column("device", String(32)),
+    Column("device_model", Text),
+    Column("device_bytes", BigInteger),
+    Column("num_threads", Integer),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("is_draining", Boolean, nullable=False),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("paused_at", Double),
 )

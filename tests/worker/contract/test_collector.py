@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 from sqlalchemy import func, select, update
 
-from worker.contract.collector import KEY_SECONDS, SENT_SECONDS, Collector
+from tests.conftest import ROOT
+from worker.contract.collector import DELIVERY_SECONDS, KEY_SECONDS, SENT_SECONDS, Collector
 from worker.contract.database import database_now
 from worker.contract.file_store import FileStore
 from worker.contract.job import Artifact, Upload
 from worker.contract.job_record import new_id
 from worker.contract.job_store import IdempotencyKey
 from worker.contract.request import ConvertRequest, Source
-from worker.contract.tables import idempotency_keys
+from worker.contract.tables import idempotency_keys, jobs, webhook_deliveries
 from worker.contract.tables import outbox as messages
+from worker.contract.webhook_store import WebhookStore
 
 
 @pytest.fixture
@@ -138,3 +142,146 @@ def test_sent_messages_and_old_keys_are_forgotten(engine, store, outbox, collect
     assert outbox.waiting()[-1].job_id == job.id
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(messages)) == 2
+
+
+KEEP_SECONDS = 86400.0
+
+
+@pytest.fixture
+def expiring(engine, files) -> Collector:
+    return Collector(engine, files, keep_seconds=KEEP_SECONDS)
+
+
+def end(claims, files, job_id: str, content: bytes) -> str:
+    """Let a job succeed with one file, which is old."""
+    sha256 = put(files, content)
+    artifact = Artifact(name="a", sha256=sha256, num_bytes=len(content), media_type="x/y")
+    claims.succeed(claims.claim(job_id, worker="w"), result={}, files=[artifact])
+    return sha256
+
+
+def grow_old(engine, job_id: str) -> None:
+    with engine.begin() as connection:
+        ended = database_now() - KEEP_SECONDS - 5
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(created_at=ended, started_at=ended, finished_at=ended)
+        )
+
+
+def test_jobs_that_ended_long_ago_go_with_their_files(engine, store, claims, files, expiring):
+    old, new = (store.submit(ConvertRequest(tags=("t",)), tenant="t").id for _ in range(2))
+    old_file, new_file = (end(claims, files, one, one.encode()) for one in (old, new))
+    grow_old(engine, old)
+    assert expiring.drop_expired() == 1
+    with pytest.raises(LookupError):
+        store.get(old, tenant="t")
+    assert store.events_of(old) == []
+    assert files.path_of(old_file).exists(), "a download may have just found it"
+    expiring.collect()
+    assert not files.path_of(old_file).exists()
+    assert files.path_of(new_file).exists()
+    assert store.get(new, tenant="t").id == new
+    assert expiring.drop_expired() == 0
+
+
+def test_what_waits_or_runs_never_expires_and_without_a_time_nothing_does(
+    engine, store, claims, files, collector, expiring
+):
+    waiting, running = (store.submit(ConvertRequest(), tenant="t").id for _ in range(2))
+    claims.claim(running, worker="w")
+    for one in (waiting, running):
+        with engine.begin() as connection:
+            long_ago = database_now() - 10 * KEEP_SECONDS
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.id == one)
+                .values(created_at=long_ago, started_at=long_ago)
+            )
+    assert expiring.drop_expired() == 0
+    ended = store.submit(ConvertRequest(), tenant="t").id
+    end(claims, files, ended, b"x")
+    grow_old(engine, ended)
+    assert collector.drop_expired() == 0
+    # Even if its end is recorded: a state that may go on keeps a job.
+    with engine.begin() as connection:
+        connection.execute(
+            update(jobs).where(jobs.c.id == running).values(finished_at=database_now() - 1e9)
+        )
+    assert expiring.drop_expired() == 1
+    assert store.get(running, tenant="t").state == "running"
+
+
+def test_a_retrys_files_outlive_the_job_that_they_were_sent_for(
+    engine, store, claims, files, expiring
+):
+    sent = put(files, b"sent")
+    checkpoint = Upload(
+        id=new_id(), tenant="t", kind="checkpoint", blob_sha256=sent, num_bytes=4, facts={}
+    )
+    first = store.submit(ConvertRequest(), tenant="t", checkpoint=checkpoint).id
+    end(claims, files, first, b"made")
+    again = store.retry(first, tenant="t")
+    grow_old(engine, first)
+    assert expiring.drop_expired() == 1
+    expiring.collect()
+    assert files.path_of(sent).exists()
+    assert set(store.uploads_of(again)) == {"checkpoint"}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from worker.contract.collector import Collector
+from worker.contract.database import open_database
+from worker.contract.file_store import FileStore
+
+collector = Collector(open_database(sys.argv[1]), FileStore(Path(sys.argv[2])), keep_seconds=86400)
+print("begin", flush=True)
+collector.drop_expired()
+collector.collect()
+"""
+
+
+def test_a_collector_that_is_killed_leaves_whole_jobs(
+    engine, database_url, store, claims, files, expiring, tmp_path
+):
+    ids = [store.submit(ConvertRequest(), tenant="t").id for _ in range(60)]
+    made = {one: end(claims, files, one, one.encode()) for one in ids}
+    for one in ids:
+        grow_old(engine, one)
+    command = [sys.executable, "-c", KILLED, database_url, str(tmp_path / "data")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout.readline() == b"begin\n"
+        deadline = time.monotonic() + 20
+        while len(store.find(tenant="t", limit=100)) > 50 and time.monotonic() < deadline:
+            pass
+        process.kill()
+    left = {one.id for one in store.find(tenant="t", limit=100)}
+    assert 0 < len(left) < len(ids)
+    for one in left:
+        assert [file.sha256 for file in store.artifacts_of(one)] == [made[one]]
+        assert files.path_of(made[one]).exists()
+        assert [event.kind for event in store.events_of(one)] == ["queued", "started", "succeeded"]
+    assert expiring.drop_expired() == len(left)
+    expiring.collect()
+    assert not any(files.path_of(one).exists() for one in made.values())
+
+
+def test_what_became_of_messages_is_forgotten(engine, store, claims, collector):
+    webhooks = WebhookStore(engine)
+    webhook = webhooks.create(tenant="t", url="https://example.org", kinds=["cancelled"])[0].id
+    for _ in range(2):
+        store.cancel(store.submit(ConvertRequest(), tenant="t").id, tenant="t")
+    old, new = webhooks.take_due()
+    for one in (old, new):
+        webhooks.record(one.delivery, status=200, problem=None)
+    with engine.begin() as connection:
+        connection.execute(
+            update(webhook_deliveries)
+            .where(webhook_deliveries.c.id == old.delivery.id)
+            .values(finished_at=database_now() - DELIVERY_SECONDS - 5)
+        )
+    collector.collect()
+    assert [one.id for one in webhooks.deliveries_of(webhook)] == [new.delivery.id]

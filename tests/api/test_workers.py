@@ -1,0 +1,70 @@
+"""Workers and queues over HTTP: who sees what, and who may change it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.api.conftest import problem_of
+from tests.api.test_keys import ZOO, bearer
+from worker.contract.key_store import Scope
+from worker.contract.messages import CONVERT_QUEUE
+from worker.contract.outbox import Outbox
+from worker.contract.worker_store import Device
+
+NAME = "gpu-host:4711"
+
+
+@pytest.fixture
+def worker(service):
+    service.workers.announce(NAME, queues=[CONVERT_QUEUE], version="0.1.0", torch_version="2.14.1")
+    device = Device(name="cuda:0", model="NVIDIA L4", memory_bytes=24 << 30, num_threads=8)
+    service.workers.describe(NAME, device)
+
+
+def test_a_worker_is_listed_drained_and_resumed(client, worker):
+    [shown] = client.get("/workers").json()["workers"]
+    assert (shown["name"], shown["state"], shown["busy"]) == (NAME, "alive", False)
+    assert shown["device"]["memory_bytes"] == 24 << 30
+    assert (shown["queues"], shown["torch_version"]) == ([CONVERT_QUEUE], "2.14.1")
+    assert client.post(f"/workers/{NAME}/drain").json()["draining"]
+    assert client.get("/workers").json()["workers"][0]["draining"]
+    assert not client.post(f"/workers/{NAME}/resume").json()["draining"]
+    for name in ("unknown", "a%00b"):
+        problem_of(client.post(f"/workers/{name}/drain"), 404, "worker_not_found")
+
+
+def test_a_queue_is_paused_and_resumed(client, claims, service):
+    job = client.post("/convert", json=ZOO).json()
+    assert job["waiting_for"] is None
+    paused = client.post(f"/queues/{CONVERT_QUEUE}/pause").json()
+    assert (paused["paused"], paused["queued"], paused["running"]) == (True, 1, 0)
+    assert claims.claim(job["id"], worker="w") is None
+    before = client.get(f"/jobs/{job['id']}").headers["etag"]
+    Outbox(service.store.engine).settle_paused()
+    answer = client.get(f"/jobs/{job['id']}", headers={"If-None-Match": before})
+    assert (answer.status_code, answer.json()["waiting_for"]) == (200, "queue")
+    resumed = client.post(f"/queues/{CONVERT_QUEUE}/resume").json()
+    assert (resumed["paused"], resumed["paused_at"]) == (False, None)
+    assert claims.claim(job["id"], worker="w") is not None
+    [queue] = client.get("/queues").json()["queues"]
+    assert (queue["queued"], queue["running"], queue["oldest_wait_seconds"]) == (0, 1, None)
+    problem_of(client.post("/queues/unknown/pause"), 404, "queue_not_found")
+
+
+def test_a_tenant_sees_that_a_worker_is_busy_and_not_with_whose_job(
+    client, service, claims, worker
+):
+    scopes = {"a": [Scope.READ, Scope.WRITE], "b": [Scope.READ], "default": [Scope.ADMIN]}
+    owner, other, admin = (
+        bearer(service.keys.create(tenant=tenant, name="k", scopes=scopes[tenant])[1])
+        for tenant in scopes
+    )
+    job = client.post("/convert", json=ZOO, headers=owner).json()["id"]
+    claims.claim(job, worker=NAME)
+    seen = [
+        client.get("/workers", headers=headers).json()["workers"][0]
+        for headers in (owner, other, admin)
+    ]
+    assert [one["busy"] for one in seen] == [True, True, True]
+    assert [one["current_job"] for one in seen] == [job, None, job]
+    assert job not in client.get("/workers", headers=other).text
