@@ -27,6 +27,7 @@ from api.routes import (
     job_control,
     jobs,
     keys,
+    logs,
     queues,
     resumable,
     uploads,
@@ -40,6 +41,7 @@ from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
 from worker.contract.inspection import InspectionStore
 from worker.contract.job import DEFAULT_TENANT
+from worker.contract.job_logs import JobLogs
 from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore
 from worker.contract.partial_uploads import PartialUploads
@@ -62,6 +64,7 @@ _ROUTES = (
     uploads,
     jobs,
     events,
+    logs,
     job_control,
     webhooks,
     workers,
@@ -108,6 +111,7 @@ def create_app(settings: Settings) -> FastAPI:
         inspections=inspections,
         names=LibraryNames(inspections, settings.inspect_seconds),
         intake_threads=CapacityLimiter(INTAKE_THREADS),
+        logs=JobLogs(engine),
         workers=WorkerStore(engine),
         queues=QueueStore(engine),
     )

@@ -19,6 +19,7 @@ from api.problems import Problem
 from worker.contract.file_store import FileStore
 from worker.contract.inspection import InspectionStore
 from worker.contract.job import Job
+from worker.contract.job_logs import JobLogs
 from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore, Scope
 from worker.contract.partial_uploads import PartialUploads
@@ -46,6 +47,7 @@ class Service:
     inspections: InspectionStore
     names: LibraryNames
     intake_threads: CapacityLimiter
+    logs: JobLogs
     workers: WorkerStore
     queues: QueueStore
 

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +20,9 @@ from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobCla
 HEARTBEATS_PER_LEASE = 5
 PROGRESS_SECONDS = 1.0
 """Progress is recorded at most this often."""
+
+SAY_SECONDS = 10.0
+"""Figures go to the job's log at most this often; its events have all of them."""
 
 CANCEL_SECONDS = 0.5
 """Time between two looks whether the job is still wanted."""
@@ -61,6 +64,7 @@ class ActiveJob:
         self._stage: Stage | None = None
         self._progress = 0.0
         self._recorded_at = 0.0
+        self._said_at = -math.inf
         self._ended = threading.Event()
         self._stop: type[Exception] | None = None
         self._told_at = -math.inf
@@ -92,6 +96,7 @@ class ActiveJob:
             JobCancelledError: nobody wants it any more.
         """
         self.check()
+        logger.info("stage %s", stage)
         self._stage = stage
         self._advance(0.0)
         self._record(lambda: self._claims.enter_stage(self.claim, stage, progress=self._progress))
@@ -109,9 +114,15 @@ class ActiveJob:
         if now - self._recorded_at >= PROGRESS_SECONDS:
             self._recorded_at = now
             data = {"stage": self._stage, **figures}
+            self._say(now, figures)
             self._record(
                 lambda: self._claims.record_progress(self.claim, progress=self._progress, data=data)
             )
+
+    def _say(self, now: float, figures: Mapping[str, Any]) -> None:
+        if figures and now - self._said_at >= SAY_SECONDS:
+            self._said_at = now
+            logger.info("%s: %s", self._stage, ", ".join(map(_figure, figures.items())))
 
     def check(self) -> None:
         """Stop here if the job is somebody else's, or nobody's.
@@ -172,3 +183,8 @@ class ActiveJob:
         """Raise in the main thread, unless the job has ended meanwhile or is about to."""
         if not self._ended.is_set() and not self._is_stopping:
             self.check()
+
+
+def _figure(item: tuple[str, Any]) -> str:
+    name, value = item
+    return f"{name} {value:.5g}" if isinstance(value, float) else f"{name} {value}"

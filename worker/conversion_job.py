@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from worker.model_source import ModelSources
 from worker.packaging import package_bundle, package_weights, store_artifacts
 from worker.refining import Recovery
 from worker.report import Findings, make_report, summarise, write_report
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,12 +86,14 @@ def convert_for_job(
         enter(Stage.LOADING)
         source = workplace.sources.load(request, checkpoint, data, folder)
         original = source.model.to(workplace.device)
+        logger.info("%s with %d classes", source.facts.architecture, source.facts.num_classes)
         enter(Stage.PLANNING)
         plan = plan_architecture(
             source.facts.architecture,
             num_classes=source.facts.num_classes,
             config=request.conversion,
         )
+        logger.info("%d runs of blocks become reversible", len(plan.runs))
         enter(Stage.CONVERTING)
         momentum = convert(original, plan=plan)
         checkpoints = Checkpoints(
@@ -119,6 +124,8 @@ def convert_for_job(
         enter(Stage.PACKAGING)
         difference = package_weights(folder, momentum, source, memory.images, accuracy)
         clock.enter(None)
+        took = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.seconds.items())
+        logger.info("time: %s", took)
         findings = Findings(
             source=source,
             plan=plan_of(momentum),

@@ -15,9 +15,11 @@ from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
 from worker.contract.job import Claim, JobError
 from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
+from worker.contract.job_logs import JobLogs
 from worker.contract.settings import Settings
 from worker.conversion_job import Workplace, convert_for_job
 from worker.device import choose_device
+from worker.job_log import JobLog
 from worker.model_source import ModelSources
 from worker.names import hub_of, register_architectures
 
@@ -33,6 +35,7 @@ class Services:
     """What a worker's child uses for all its jobs."""
 
     claims: JobClaims
+    logs: JobLogs
     workplace: Workplace
     worker: str
     lease_seconds: float
@@ -48,8 +51,10 @@ def create_services(settings: Settings, *, worker: str) -> Services:
     register_architectures(settings)
     files = FileStore(settings.data_folder)
     files.clear_temporary()
+    engine = open_database(settings.database)
     return Services(
-        claims=JobClaims(open_database(settings.database), lease_seconds=settings.lease_seconds),
+        claims=JobClaims(engine, lease_seconds=settings.lease_seconds),
+        logs=JobLogs(engine),
         workplace=Workplace(
             files=files,
             sources=ModelSources(
@@ -77,16 +82,17 @@ def run_job(job_id: str, services: Services) -> None:
     if claim is None:
         logger.info("job %s is not to be had: it runs elsewhere, or it has ended", job_id)
         return
-    logger.info("job %s: attempt %d", job_id, claim.attempt)
-    try:
-        _work(job_id, claim, services)
-    except JobCancelledError:
-        _cancel(claim, services)
-    except SQLAlchemyError:
-        logger.exception("job %s: the record does not answer; it runs again later", job_id)
-    except ClaimLostError:
-        # What it has come to stays: the next attempt goes on from there.
-        logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
+    with JobLog(services.logs, claim):
+        logger.info("job %s: attempt %d, on %s", job_id, claim.attempt, services.workplace.device)
+        try:
+            _work(job_id, claim, services)
+        except JobCancelledError:
+            _cancel(claim, services)
+        except SQLAlchemyError:
+            logger.exception("job %s: the record does not answer; it runs again later", job_id)
+        except ClaimLostError:
+            # What it has come to stays: the next attempt goes on from there.
+            logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
 
 
 def _work(job_id: str, claim: Claim, services: Services) -> None:
@@ -104,8 +110,9 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
             raise
         except Exception as error:
             active.check()  # a library may have made another error of the interruption
-            logger.exception("job %s failed", job_id)
-            services.claims.fail(claim, _job_error(error))
+            failure = _job_error(error)
+            logger.exception("job %s failed: %s: %s", job_id, failure.code, failure.message)
+            services.claims.fail(claim, failure)
             services.workplace.files.drop_unfinished(job_id)
 
 

@@ -168,7 +168,7 @@ class EventPage(BaseModel):
 
 def _summary(job: Job) -> dict[str, Any]:
     at = f"/jobs/{job.id}"
-    links = {"self": at, "events": f"{at}/events"}
+    links = {"self": at, "events": f"{at}/events", "logs": f"{at}/logs"}
     if job.state == JobState.SUCCEEDED:
         links |= {name: f"{at}/{name}" for name in ("weights", "bundle", "report")}
     links |= {"retry": f"{at}/retry"} if job.state.is_final else {"cancel": f"{at}/cancel"}

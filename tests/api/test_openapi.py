@@ -31,7 +31,8 @@ hooks = "{hooks}"
 
 [[operations]]
 include-operation-id = [
-  "get_weights", "get_bundle", "get_report", "get_artifact", "get_job", "list_events"
+  "get_weights", "get_bundle", "get_report", "get_artifact", "get_job", "list_events",
+  "list_logs"
 ]
 parameters = {{ job_id = "{job}", name = "model.safetensors" }}
 

@@ -84,6 +84,11 @@ def test_a_draining_worker_rests_and_works_again(service: Serving):
     until(lambda: service.job(location)["state"] != "queued", PROMPTLY)
     assert workers(service)[0]["current_job"] in location
     service.wait_for(location, "succeeded", seconds=120)
+    text = {"Accept": "text/plain"}
+    until(lambda: "succeeded" in service.client.get(f"{location}/logs", headers=text).text, 10)
+    said = service.client.get(f"{location}/logs", headers=text).text
+    assert " INFO worker.active_job: stage loading" in said
+    assert str(service.data_dir) not in said
 
 
 def test_a_worker_that_ends_is_not_listed(service: Serving):

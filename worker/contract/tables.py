@@ -232,3 +232,15 @@ queues = Table(
     Column("name", String(64), primary_key=True),
     Column("paused_at", Double),
 )
+
+job_logs = Table(
+    "job_logs",
+    metadata,
+    Column("job_id", _ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("logger", String(128), nullable=False),
+    Column("message", Text, nullable=False),
+)
