@@ -8,6 +8,7 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
+from api.audit_trail import AuditTrail
 from api.dependencies import Service
 from api.head_requests import answer_head
 from api.headers import SecurityHeaders
@@ -20,6 +21,7 @@ from api.problems import add_problem_handlers
 from api.receive_deadline import ReceiveDeadline
 from api.routes import (
     about,
+    audit,
     convert,
     events,
     health,
@@ -37,6 +39,7 @@ from api.routes import (
 )
 from api.schemas.service import ProblemView
 from momentum_core.durable_files import new_file, write_all
+from worker.contract.audit_log import AuditLog
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
 from worker.contract.inspection import InspectionStore
@@ -70,6 +73,7 @@ _ROUTES = (
     workers,
     queues,
     keys,
+    audit,
     zoo,
     health,
     about,
@@ -112,6 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
         names=LibraryNames(inspections, settings.inspect_seconds),
         intake_threads=CapacityLimiter(INTAKE_THREADS),
         logs=JobLogs(engine),
+        audit=AuditLog(engine),
         workers=WorkerStore(engine),
         queues=QueueStore(engine),
     )
@@ -127,6 +132,7 @@ def create_app(settings: Settings) -> FastAPI:
         seconds=settings.receive_seconds,
         min_bytes_per_second=settings.min_bytes_per_second,
     )
+    app.add_middleware(AuditTrail, log=app.state.service.audit)
     app.add_middleware(SecurityHeaders)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app

@@ -30,6 +30,8 @@ class Caller:
 
     tenant: str
     scopes: frozenset[Scope]
+    key_id: str | None = None
+    """None: somebody at this machine, without a key."""
 
     def needs(self, scope: Scope) -> None:
         """Refuse who lacks a scope.
@@ -65,7 +67,7 @@ async def identify(request: Request, keys: KnownKeys, *, require_keys: bool) -> 
                 "'Authorization: Bearer mz_...' with one that was neither revoked nor has expired",
                 headers=_CHALLENGE,
             )
-        return Caller(key.tenant, key.scopes)
+        return Caller(key.tenant, key.scopes, key.id)
     if require_keys or not _comes_from_this_machine(request):
         raise Problem(
             401,

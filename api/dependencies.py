@@ -10,12 +10,14 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.audit_trail import note_caller
 from api.caller import Caller, identify
 from api.job_bodies import JobBodies
 from api.job_watcher import JobWatcher
 from api.known_keys import KnownKeys
 from api.library_names import LibraryNames
 from api.problems import Problem
+from worker.contract.audit_log import AuditLog
 from worker.contract.file_store import FileStore
 from worker.contract.inspection import InspectionStore
 from worker.contract.job import Job
@@ -48,6 +50,7 @@ class Service:
     names: LibraryNames
     intake_threads: CapacityLimiter
     logs: JobLogs
+    audit: AuditLog
     workers: WorkerStore
     queues: QueueStore
 
@@ -77,6 +80,7 @@ async def _caller(
 ) -> Caller:
     """Return who asks; looking takes another scope than changing."""
     caller = await identify(request, service.known_keys, require_keys=service.settings.require_keys)
+    note_caller(request, caller)
     caller.needs(Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE)
     return caller
 

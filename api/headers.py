@@ -5,6 +5,9 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+REQUEST_ID_HEADER = "X-Request-Id"
+"""Names a request in the log of the service and in the audit log."""
+
 SECURITY_HEADERS = {
     # Answers are data: nothing in them may run or load anything, nor be shown inside another page.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api.headers import SECURITY_HEADERS
+from api.headers import REQUEST_ID_HEADER, SECURITY_HEADERS
 from api.openapi import PROBLEM_TYPE, methods_of
 from momentum_core.errors import MomentumError
 from worker.contract.sandbox import SandboxError
@@ -131,13 +131,15 @@ def add_problem_handlers(app: FastAPI) -> None:
         return _answer(status, code, detail, headers=headers)
 
     @app.exception_handler(Exception)
-    def _(_: Request, error: Exception) -> JSONResponse:
-        logger.error("unexpected error", exc_info=error)
+    def _(request: Request, error: Exception) -> JSONResponse:
+        request_id = getattr(request.state, "request_id", "none")
+        logger.error("unexpected error in request %s", request_id, exc_info=error)
         return _answer(
             500,
             "internal_error",
             "an error of the service; its log says more; try again",
-            headers=SECURITY_HEADERS,  # this answer is made outside of all middleware
+            # This answer is made outside of all middleware.
+            headers=SECURITY_HEADERS | {REQUEST_ID_HEADER: request_id},
         )
 
 

@@ -159,7 +159,12 @@ def main() -> None:
         Outbox(engine),
         InspectionStore(engine),
         UploadStore(engine, files, keep_seconds=settings.upload_seconds),
-        Collector(engine, files, keep_seconds=settings.job_seconds),
+        Collector(
+            engine,
+            files,
+            keep_seconds=settings.job_seconds,
+            audit_seconds=settings.audit_seconds,
+        ),
         create_celery_app(settings.broker),
         sweep_seconds=settings.sweep_seconds,
         max_attempts=settings.max_attempts,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from api.audit_trail import note_target
 from api.dependencies import ID, AdminDependency, ServiceDependency
 from api.openapi import ADMIN_ONLY
 from api.problems import Problem
@@ -21,7 +22,9 @@ router = APIRouter(prefix="/keys", tags=["keys"])
     status_code=201,
     openapi_extra=ADMIN_ONLY,
 )
-def create_key(wanted: KeyRequest, service: ServiceDependency, _: AdminDependency) -> NewKeyView:
+def create_key(
+    wanted: KeyRequest, service: ServiceDependency, _: AdminDependency, request: Request
+) -> NewKeyView:
     """Make a key for a tenant; its secret is in this answer and nowhere else."""
     days = wanted.expires_in_days
     key, secret = service.keys.create(
@@ -30,6 +33,7 @@ def create_key(wanted: KeyRequest, service: ServiceDependency, _: AdminDependenc
         scopes=wanted.scopes,
         lifetime_seconds=None if days is None else days * SECONDS_PER_DAY,
     )
+    note_target(request, f"/keys/{key.id}")
     return NewKeyView.with_secret(key, secret)
 
 

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
+from api.audit_trail import note_target
 from api.dependencies import ID, ServiceDependency, TenantDependency
 from api.openapi import problems
 from api.problems import Problem
@@ -39,7 +40,10 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
     responses=problems("refused_address", "too_many_webhooks"),
 )
 async def create_webhook(
-    wanted: WebhookRequest, service: ServiceDependency, tenant: TenantDependency
+    wanted: WebhookRequest,
+    service: ServiceDependency,
+    tenant: TenantDependency,
+    request: Request,
 ) -> NewWebhookView:
     """Make a webhook; its signing secret is in this answer and nowhere else.
 
@@ -66,6 +70,7 @@ async def create_webhook(
             "too_many_webhooks",
             f"there are {MAX_WEBHOOKS} webhooks already; delete one that is not needed any more",
         ) from None
+    note_target(request, f"/webhooks/{webhook.id}")
     return NewWebhookView.with_secret(webhook, secret)
 
 

@@ -11,6 +11,8 @@ from api.schemas.times import optional_time, time_of
 from worker.contract.job import DEFAULT_TENANT
 from worker.contract.key_store import ApiKey, Scope
 
+TENANT_PATTERN = "^[a-z0-9][a-z0-9._-]{0,63}$"
+
 
 class KeyRequest(BaseModel):
     """A key that is wanted."""
@@ -20,7 +22,7 @@ class KeyRequest(BaseModel):
     name: str = Field(min_length=1, max_length=200, description="What it is for.")
     tenant: str = Field(
         default=DEFAULT_TENANT,
-        pattern="^[a-z0-9][a-z0-9._-]{0,63}$",
+        pattern=TENANT_PATTERN,
         description="Whose jobs it sees; tenants see nothing of each other.",
     )
     scopes: list[Scope] = Field(default=[Scope.READ, Scope.WRITE], min_length=1, max_length=3)

@@ -10,6 +10,7 @@ from worker.contract.job import JobState
 from worker.contract.job_record import forget_job
 from worker.contract.tables import (
     artifacts,
+    audit,
     idempotency_keys,
     jobs,
     outbox,
@@ -39,10 +40,23 @@ class Collector:
     """Looks for what is left over; several may do so at once."""
 
     def __init__(
-        self, engine: Engine, files: FileStore, *, keep_seconds: float | None = None
+        self,
+        engine: Engine,
+        files: FileStore,
+        *,
+        keep_seconds: float | None = None,
+        audit_seconds: float | None = None,
     ) -> None:
-        """Use the record and the file store; jobs are kept for `keep_seconds` after their end."""
+        """Use the record and the file store.
+
+        Args:
+            engine: the record.
+            files: the file store.
+            keep_seconds: time that jobs are kept after their end; None: for ever.
+            audit_seconds: time that it is kept who did what; None: for ever.
+        """
         self._keep_seconds = keep_seconds
+        self._audit_seconds = audit_seconds
         self._engine = engine
         self._reader = reading(engine)
         self._files = files
@@ -53,6 +67,8 @@ class Collector:
         self._forget(idempotency_keys.c.created_at, KEY_SECONDS)
         self._forget(webhook_deliveries.c.finished_at, DELIVERY_SECONDS)
         self._forget(workers.c.seen_at, FORGET_SECONDS)
+        if self._audit_seconds is not None:
+            self._forget(audit.c.at, self._audit_seconds)
         ended = [job_id for job_id in self._files.unfinished_jobs() if not self._goes_on(job_id)]
         for job_id in ended:
             self._files.drop_unfinished(job_id)

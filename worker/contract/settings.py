@@ -130,6 +130,11 @@ class Settings(BaseSettings):
         description="Time that a job is kept after its end, with its files; 0 keeps it for ever. "
         "Jobs say when they go (`expires_at`).",
     )
+    audit_days: float = Field(
+        default=365.0,
+        ge=0,
+        description="Time that it is kept who did what (`GET /audit`); 0 keeps it for ever.",
+    )
     lease_seconds: float = Field(
         default=15.0,
         ge=1,
@@ -186,6 +191,11 @@ class Settings(BaseSettings):
     def job_seconds(self) -> float | None:
         """Time that a job is kept after its end; None: for ever."""
         return self.job_days * SECONDS_PER_DAY or None
+
+    @property
+    def audit_seconds(self) -> float | None:
+        """Time that it is kept who did what; None: for ever."""
+        return self.audit_days * SECONDS_PER_DAY or None
 
     @cached_property
     def data_folder(self) -> Path:

@@ -244,3 +244,23 @@ job_logs = Table(
     Column("logger", String(128), nullable=False),
     Column("message", Text, nullable=False),
 )
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _COUNTER, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("request_id", _ID, nullable=False),
+    Column("tenant", String(64)),
+    # Of a key that may be gone.
+    Column("key_id", _ID),
+    Column("address", String(64)),
+    Column("operation", String(64), nullable=False),
+    Column("target", String(255), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("num_omitted", Integer, nullable=False),
+    Index(None, "at"),
+    Index(None, "tenant", "id"),
+    Index(None, "key_id", "id"),
+)

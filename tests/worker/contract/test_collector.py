@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from tests.conftest import ROOT
+from worker.contract.audit_log import AuditLog, Deed, Outcome
 from worker.contract.collector import DELIVERY_SECONDS, KEY_SECONDS, SENT_SECONDS, Collector
 from worker.contract.database import database_now
 from worker.contract.file_store import FileStore
@@ -19,7 +20,7 @@ from worker.contract.job import Artifact, Upload
 from worker.contract.job_record import new_id
 from worker.contract.job_store import IdempotencyKey
 from worker.contract.request import ConvertRequest, Source
-from worker.contract.tables import idempotency_keys, jobs, webhook_deliveries
+from worker.contract.tables import audit, idempotency_keys, jobs, webhook_deliveries
 from worker.contract.tables import outbox as messages
 from worker.contract.webhook_store import WebhookStore
 
@@ -267,6 +268,30 @@ def test_a_collector_that_is_killed_leaves_whole_jobs(
     assert expiring.drop_expired() == len(left)
     expiring.collect()
     assert not any(files.path_of(one).exists() for one in made.values())
+
+
+def test_who_did_what_is_forgotten_after_its_time_and_not_without_one(engine, files, collector):
+    log, keeps = AuditLog(engine), Collector(engine, files, audit_seconds=KEEP_SECONDS)
+    deed = Deed(
+        request_id=new_id(),
+        tenant=None,
+        key_id=None,
+        address=None,
+        operation="x",
+        target="/x",
+        status=200,
+        outcome=Outcome.SUCCEEDED,
+    )
+    for _ in range(2):
+        log.append(deed)
+    old = log.find({})[-1].id
+    with engine.begin() as connection:
+        long_ago = database_now() - KEEP_SECONDS - 5
+        connection.execute(update(audit).where(audit.c.id == old).values(at=long_ago))
+    collector.collect()
+    assert len(log.find({})) == 2
+    keeps.collect()
+    assert [one.deed for one in log.find({})] == [deed]
 
 
 def test_what_became_of_messages_is_forgotten(engine, store, claims, collector):
