@@ -5,5 +5,7 @@ from __future__ import annotations
 from worker.broker import create_celery_app
 from worker.contract.messages import INSPECT_QUEUE
 from worker.contract.settings import Settings
+from worker.presence import Presence
 
 app = create_celery_app(Settings().broker, queue=INSPECT_QUEUE, tasks="worker.inspection_tasks")
+app.steps["worker"].add(Presence)

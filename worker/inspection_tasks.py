@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import shared_task
 from celery.signals import worker_process_init
+from sqlalchemy import Engine
 
 from momentum_core.errors import MomentumError
 from worker.contract.database import open_database
@@ -17,6 +18,7 @@ from worker.contract.job import JobError
 from worker.contract.lifeline import die_with_parent
 from worker.contract.messages import INSPECT_TASK
 from worker.contract.settings import Settings
+from worker.presence import describe_soon
 
 LONGEST_SECONDS = 50
 """After this long a child is replaced; the relay sends its question again."""
@@ -30,7 +32,7 @@ def inspect(inspection_id: str) -> None:
     from worker.inspection import answer_any
     from worker.names import hub_of
 
-    store = _store()
+    store = InspectionStore(_engine())
     question = store.question(inspection_id)
     if question is None:
         return  # a message too many
@@ -51,8 +53,8 @@ def inspect(inspection_id: str) -> None:
 
 
 @cache
-def _store() -> InspectionStore:
-    return InspectionStore(open_database(Settings().database))
+def _engine() -> Engine:
+    return open_database(Settings().database)
 
 
 @worker_process_init.connect
@@ -60,6 +62,10 @@ def _prepare_child(**_: Any) -> None:
     # torch is imported before a question arrives.
     import worker.inspection  # noqa: F401
     from worker.names import register_architectures
+    import torch
+
+    import worker.inspection  # noqa: F401 (all that it needs, before a question arrives)
+    from worker.device import device_facts
 
     die_with_parent(os.getppid())
     logging.basicConfig(
@@ -67,3 +73,4 @@ def _prepare_child(**_: Any) -> None:
     )
     _store()
     register_architectures(Settings())
+    describe_soon(_engine(), device_facts(torch.device("cpu")))

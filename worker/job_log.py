@@ -25,7 +25,7 @@ MAX_WAITING = 2000
 """Lines that wait for a record that does not answer; further ones are left out."""
 
 _LOGGERS = ("momentum_core", "worker")
-_OF_THE_PROCESS = ("worker.tasks", __name__)
+_OF_THE_PROCESS = ("worker.tasks", "worker.presence", __name__)
 """Not of a job, whichever runs at the moment."""
 
 logger = logging.getLogger(__name__)

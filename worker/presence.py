@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from importlib.metadata import version
 from typing import Any
 
 from celery import bootsteps
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker import worker_name
@@ -21,6 +23,8 @@ from worker.contract.settings import Settings
 from worker.contract.worker_store import Device, WorkerStore
 
 BEAT_SECONDS = 2.0
+DESCRIBE_SECONDS, MAX_DESCRIPTIONS = 0.5, 120
+"""How often, and until when, a child tries to describe its device."""
 
 logger = logging.getLogger(__name__)
 
@@ -113,3 +117,19 @@ def _listen(consumer: Any, queues: list[str], *, wanted: bool) -> None:
     change = consumer.add_task_queue if wanted else consumer.cancel_task_queue
     for queue in queues:
         consumer.call_soon(change, queue)
+
+
+def describe_soon(engine: Engine, device: Device) -> None:
+    """Say what this child's worker computes on, once its main process has announced it."""
+    name, workers = worker_name(os.getppid()), WorkerStore(engine)
+
+    def describe() -> None:
+        for _ in range(MAX_DESCRIPTIONS):
+            try:
+                if workers.describe(name, device):
+                    return
+            except SQLAlchemyError as error:
+                logger.warning("this worker's device is not shown yet: %s", error)
+            time.sleep(DESCRIBE_SECONDS)
+
+    threading.Thread(target=describe, name="describe", daemon=True).start()

@@ -8,28 +8,22 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
-import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from celery.signals import worker_process_init
-from sqlalchemy.exc import SQLAlchemyError
 
 from momentum_core.errors import MomentumError
 from worker.broker import worker_name
 from worker.contract.lifeline import die_with_parent
 from worker.contract.messages import CONVERT_TASK
 from worker.contract.settings import Settings
-from worker.contract.worker_store import WorkerStore
+from worker.presence import describe_soon
 
 # torch is imported in the children only: their parent stays small and starts at once.
 if TYPE_CHECKING:
     from worker.run_job import Services
-
-DESCRIBE_SECONDS, MAX_DESCRIPTIONS = 0.5, 120
-"""How often, and until when, a child tries to describe its device."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +49,8 @@ def prepare() -> Services:
 
 @worker_process_init.connect
 def _prepare_child(**_: Any) -> None:
+    from worker.device import device_facts
+
     die_with_parent(os.getppid())
     try:
         services = prepare()
@@ -63,18 +59,4 @@ def _prepare_child(**_: Any) -> None:
         logger.critical("the worker cannot work: %s", error)
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
-    threading.Thread(target=_describe, args=(services,), name="describe", daemon=True).start()
-
-
-def _describe(services: Services) -> None:
-    """Say what this worker computes on, once its main process has announced it."""
-    from worker.device import device_facts
-
-    workers, device = WorkerStore(services.claims.engine), device_facts(services.workplace.device)
-    for _ in range(MAX_DESCRIPTIONS):
-        try:
-            if workers.describe(services.worker, device):
-                return
-        except SQLAlchemyError as error:
-            logger.warning("this worker's device is not shown yet: %s", error)
-        time.sleep(DESCRIBE_SECONDS)
+    describe_soon(services.claims.engine, device_facts(services.workplace.device))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import Serving, serving
-from worker.contract.messages import CONVERT_QUEUE
+from worker.contract.messages import CONVERT_QUEUE, INSPECT_QUEUE
 
 SHORT = {
     "source": {"zoo": "digits_resnet26"},
@@ -28,8 +28,10 @@ def service(tmp_path_factory):
         yield service
 
 
-def workers(service: Serving) -> list[dict[str, Any]]:
-    return list(service.client.get("/workers").json()["workers"])
+def workers(service: Serving, queue: str = CONVERT_QUEUE) -> list[dict[str, Any]]:
+    """Workers of a queue."""
+    found = service.client.get("/workers").json()["workers"]
+    return [one for one in found if queue in one["queues"]]
 
 
 def until(fact: Callable[[], Any], seconds: float) -> Any:
@@ -54,6 +56,9 @@ def test_a_worker_is_there_before_it_has_a_job_and_says_what_it_is(service: Serv
     assert shown["device"]["num_threads"] == 1
     assert shown["device"]["memory_bytes"] > 1 << 30
     assert shown["queues"] == [CONVERT_QUEUE]
+    [inspector] = until(lambda: workers(service, INSPECT_QUEUE), 30)
+    until(lambda: workers(service, INSPECT_QUEUE)[0]["device"], 60)
+    assert inspector["name"] != name
     seen = shown["seen_at"]
     until(lambda: workers(service)[0]["seen_at"] > seen, 10)
 
