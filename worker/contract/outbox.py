@@ -143,8 +143,8 @@ class Outbox:
 
 def _unsettled(paused: bool) -> Select[str]:
     """Select queued jobs that do not say yet whether they wait for their queue."""
-    is_told = jobs.c.waiting_for.is_not(None)
-    wanted = and_(jobs.c.state == JobState.QUEUED, ~is_told if paused else is_told)
+    told = None if paused else WAITING_FOR_QUEUE
+    wanted = and_(jobs.c.state == JobState.QUEUED, jobs.c.waiting_for == told)
     return select(jobs.c.id).where(wanted).order_by(jobs.c.created_at)
 
 

@@ -80,6 +80,7 @@ jobs = Table(
     Index(None, "tenant", "state", "created_at", "id"),
     # What the relay looks for in every round.
     Index(None, "state", "lease_until"),
+    Index(None, "state", "waiting_for", "created_at"),
     # What the collector looks for.
     Index(None, "finished_at"),
 )

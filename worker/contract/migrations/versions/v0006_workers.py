@@ -13,7 +13,7 @@ _JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=Tr
 
 
 def upgrade() -> None:
-    """Make the tables; the queue of conversions is there from the start."""
+    """Make the tables; the queue of conversions is there from the start. Find who waits for it."""
     op.create_table(
         "workers",
         sa.Column("name", sa.String(length=255), nullable=False),
@@ -36,3 +36,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name="pk_queues"),
     )
     op.bulk_insert(queues, [{"name": "momentum-convert", "paused_at": None}])
+    op.create_index(
+        "ix_jobs_state_waiting_for_created_at", "jobs", ["state", "waiting_for", "created_at"]
+    )
