@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import os
 from http import HTTPStatus
+from secrets import token_hex
 
+import anyio
 from fastapi import Response
-from fastapi.responses import FileResponse
 from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from api.conditional import is_unchanged
+from api.byte_ranges import ByteRange, MalformedRangeError, NoRangeInsideError, read_ranges
+from api.conditional import Version
 from api.dependencies import Service
 from api.openapi import problems
 from api.polling import RETRY_SECONDS
@@ -35,63 +37,136 @@ DOWNLOAD_PROBLEMS = problems(
     "artifact_not_found",
     "malformed_range",
     "range_not_satisfiable",
+    "precondition_failed",
 )
 
+CHUNK_BYTES = 64 << 10
+"""Read and sent at once."""
 
-class Download(FileResponse):
-    """A file that never changes under its digest, whole or in part (RFC 9110, RFC 9530)."""
+
+class Download(Response):
+    """A file that never changes under its digest, whole or in part (RFC 9110, RFC 9530).
+
+    It is open before the answer begins: what is deleted meanwhile arrives whole.
+    """
 
     def __init__(self, artifact: Artifact, job: Job, service: Service) -> None:
         """Answer with one of a job's files."""
         digest = base64.b64encode(bytes.fromhex(artifact.sha256)).decode()
+        kind = "inline" if artifact.media_type in _SHOWN else "attachment"
         super().__init__(
-            service.files.path_of(artifact.sha256),
             media_type=artifact.media_type,
-            filename=f"{job.id[:8]}-{artifact.name}",
-            content_disposition_type="inline" if artifact.media_type in _SHOWN else "attachment",
             headers={
+                "Accept-Ranges": "bytes",
+                "Content-Disposition": f'{kind}; filename="{job.id[:8]}-{artifact.name}"',
                 "ETag": f'"{artifact.sha256}"',
                 "Repr-Digest": f"sha-256=:{digest}:",
                 "Cache-Control": "private, no-cache",
             }
             | (_PAGE_HEADERS if artifact.media_type == "text/html" else {}),
         )
+        self._path = service.files.path_of(artifact.sha256)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file, a part of it, or that the client has it already."""
-        etag = self.headers["etag"]
-        if is_unchanged(etag, Headers(scope=scope).get("if-none-match")):
-            kept = {name: self.headers[name] for name in ("etag", "repr-digest", "cache-control")}
-            await Response(status_code=304, headers=kept)(scope, receive, send)
+        """Send the file, a part of it, or why not."""
+        try:
+            file = await anyio.open_file(self._path, "rb")
+        except FileNotFoundError:
+            gone = Problem(
+                404, "artifact_not_found", "the job was deleted meanwhile, or has expired"
+            )
+            await answer_problem(gone)(scope, receive, send)
             return
-        refused: Mapping[str, str] | None = None
+        async with file:
+            found = os.fstat(file.wrapped.fileno())
+            version = Version(self.headers["etag"], int(found.st_mtime))
+            self.headers["Last-Modified"] = version.last_modified
+            headers = Headers(scope=scope)
+            if version.fails(headers):
+                await answer_problem(_other_version())(scope, receive, send)
+            elif version.is_held(headers):
+                await self._unchanged()(scope, receive, send)
+            else:
+                wanted = headers.get("range")
+                # RFC 9110 section 14.2: for any other method than GET the header means nothing.
+                if scope["method"] != "GET" or not version.is_in_parts(headers.get("if-range")):
+                    wanted = None
+                try:
+                    ranges = read_ranges(wanted, found.st_size) if wanted is not None else []
+                except (MalformedRangeError, NoRangeInsideError) as error:
+                    refused = _range_refused(error, found.st_size)
+                    await answer_problem(refused)(scope, receive, send)
+                    return
+                body = self._prepare(ranges, found.st_size)
+                await self._send(file, body, send, head_only=scope["method"] == "HEAD")
 
-        async def watch(message: Message) -> None:
-            # What the base class refuses, it refuses in plain text.
-            nonlocal refused
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                refused = dict(Headers(raw=message["headers"]))
-            if refused is None:
-                await send(message)
+    def _unchanged(self) -> Response:
+        names = ("etag", "repr-digest", "cache-control", "last-modified")
+        return Response(status_code=304, headers={name: self.headers[name] for name in names})
 
-        await super().__call__(scope, receive, watch)
-        if refused is not None:
-            await _range_refused(refused)(scope, receive, send)
+    def _prepare(self, ranges: list[ByteRange], size: int) -> list[bytes | ByteRange]:
+        """Set status and headers; return what the body is made of."""
+        body: list[bytes | ByteRange] = [ByteRange(0, size)]
+        if len(ranges) == 1:
+            body = [*ranges]
+            self.headers["Content-Range"] = ranges[0].content_range(size)
+        elif ranges:
+            boundary, kind = token_hex(16), self.headers["content-type"]
+            self.headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+            body = []
+            for one in ranges:
+                head = f"Content-Type: {kind}\r\nContent-Range: {one.content_range(size)}"
+                body += [f"--{boundary}\r\n{head}\r\n\r\n".encode(), one, b"\r\n"]
+            body.append(f"--{boundary}--\r\n".encode())
+        self.status_code = 206 if ranges else 200
+        length = sum(len(one) if isinstance(one, bytes) else one.end - one.start for one in body)
+        self.headers["Content-Length"] = str(length)
+        return body
+
+    async def _send(
+        self,
+        file: anyio.AsyncFile[bytes],
+        body: list[bytes | ByteRange],
+        send: Send,
+        *,
+        head_only: bool,
+    ) -> None:
+        start = {"type": "http.response.start", "headers": self.raw_headers}
+        await send(start | {"status": self.status_code})
+        for piece in () if head_only else body:
+            if isinstance(piece, bytes):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                continue
+            await file.seek(piece.start)
+            left = piece.end - piece.start
+            while left:
+                chunk = await file.read(min(CHUNK_BYTES, left))
+                if not chunk:
+                    raise OSError(f"{self._path.name} is shorter than it was")
+                left -= len(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
-def _range_refused(headers: Mapping[str, str]) -> Response:
-    size = headers.get("content-range")
-    if size is None:
-        return answer_problem(
-            Problem(400, "malformed_range", "the header Range is malformed; send bytes=FIRST-LAST")
+def _other_version() -> Problem:
+    return Problem(
+        HTTPStatus.PRECONDITION_FAILED,
+        "precondition_failed",
+        "the file is not the version that If-Match or If-Unmodified-Since asks for; ask for it "
+        "without that header",
+    )
+
+
+def _range_refused(error: Exception, size: int) -> Problem:
+    if isinstance(error, MalformedRangeError):
+        return Problem(
+            400, "malformed_range", "the header Range is malformed; send bytes=FIRST-LAST"
         )
-    return answer_problem(
-        Problem(
-            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-            "range_not_satisfiable",
-            f"the file has {size.rpartition('/')[2]} bytes; ask for a range inside",
-            headers={"Content-Range": size},
-        )
+    return Problem(
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+        "range_not_satisfiable",
+        f"the file has {size} bytes; ask for a range inside",
+        headers={"Content-Range": f"bytes */{size}"},
     )
 
 

@@ -158,6 +158,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "range_not_satisfiable": _answer(
         416, meaning="the file ends before the range", remedy="ask for a range inside"
     ),
+    "precondition_failed": _answer(
+        412,
+        meaning="the file is another version than `If-Match` or `If-Unmodified-Since` asks for",
+        remedy="ask without that header",
+    ),
     # The state of a job
     "job_not_finished": _answer(
         409, meaning="the job waits or runs", remedy="ask again after `Retry-After` seconds"
@@ -196,6 +201,9 @@ ERROR_CODES: dict[str, ErrorCode] = {
         422,
         meaning="the URL is none, or not at a public address",
         remedy="send `https://host/path`; the operator may allow `MOMENTUM_WEBHOOK_NETWORKS`",
+    ),
+    "webhook_disabled": _answer(
+        409, meaning="the webhook's receiver has said that it is gone", remedy="make a new webhook"
     ),
     "too_many_webhooks": _answer(
         429, meaning="the tenant has as many webhooks as it may", remedy="delete one"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import email
 import hashlib
+import os
 
 import pytest
 
 from tests.api.conftest import WEIGHTS, problem_of
+from worker.contract.collector import Collector
 from worker.contract.job import Artifact, JobError, Stage
 
 
@@ -170,8 +173,9 @@ def test_head_tells_what_get_would_send(client, finished, job_id):
         assert (head.status_code, head.content) == (200, b""), path
         for name in ("content-length", "content-type", "etag"):
             assert head.headers.get(name) == got.headers.get(name), (path, name)
-    part = client.head(f"/jobs/{finished}/weights", headers={"Range": "bytes=0-9"})
-    assert (part.status_code, part.headers["content-length"]) == (206, "10")
+    # RFC 9110 section 14.2: Range is for GET only.
+    whole = client.head(f"/jobs/{finished}/weights", headers={"Range": "bytes=0-9"})
+    assert (whole.status_code, whole.headers["content-length"]) == (200, "7000")
     assert client.head("/jobs/unknown").status_code == 404
     stream = {"Accept": "text/event-stream"}
     assert client.head(f"/jobs/{job_id}/events", headers=stream).status_code == 200
@@ -187,6 +191,117 @@ def test_a_range_that_is_not_there_is_a_problem(client, finished):
     # A part of another version is no part: everything comes anew.
     other = client.get(path, headers={"Range": "bytes=0-9", "If-Range": '"x"'})
     assert (other.status_code, other.content) == (200, WEIGHTS)
+
+
+@pytest.mark.parametrize("unit", ["lines=0-9", "bytes 0-9", "0-9", "bits=0-"])
+def test_a_range_of_another_unit_is_ignored(client, finished, unit):
+    answer = client.get(f"/jobs/{finished}/weights", headers={"Range": unit})
+    assert (answer.status_code, answer.content) == (200, WEIGHTS)
+
+
+def test_of_several_ranges_those_inside_are_sent(client, finished):
+    path = f"/jobs/{finished}/weights"
+
+    def get(ranges: str):
+        return client.get(path, headers={"Range": f"bytes={ranges}"})
+
+    one = get("7000-7010, 0-6")
+    assert (one.status_code, one.content) == (206, b"weights")
+    assert one.headers["content-range"] == "bytes 0-6/7000"
+    problem_of(get("7000-7010,9999-,-0"), 416, "range_not_satisfiable")
+    assert get("6993-99999").headers["content-range"] == "bytes 6993-6999/7000"
+    assert get("-7").content == get("6993-").content == b"weights"
+    assert get("-99999").content == WEIGHTS
+    merged = get("0-3,2-6")
+    assert (merged.content, merged.headers["content-range"]) == (b"weights", "bytes 0-6/7000")
+    for wrong in ("9-3", "x", "", "1-2-3", "0-6,x"):
+        problem_of(get(wrong), 400, "malformed_range")
+    # More than anybody needs: everything, rather than the work of putting it together.
+    assert get(",".join(f"{each}-{each}" for each in range(0, 1000, 2))).status_code == 200
+
+
+def test_parts_come_in_one_answer_with_what_each_is(client, finished):
+    headers = {"Range": "bytes=0-6,14-20,-7"}
+    answer = client.get(f"/jobs/{finished}/weights", headers=headers)
+    assert answer.status_code == 206
+    assert len(answer.content) == int(answer.headers["content-length"])
+    kind = answer.headers["content-type"]
+    message = email.message_from_bytes(b"Content-Type: " + kind.encode() + b"\n\n" + answer.content)
+    assert message.get_content_type() == "multipart/byteranges"
+    parts = message.get_payload()
+    assert [part["Content-Range"] for part in parts] == [
+        "bytes 0-6/7000",
+        "bytes 14-20/7000",
+        "bytes 6993-6999/7000",
+    ]
+    assert {part.get_payload() for part in parts} == {"weights"}
+    assert {part.get_content_type() for part in parts} == {"application/vnd.safetensors"}
+
+
+def test_a_download_may_be_bound_to_a_version(client, finished):
+    """RFC 9110 section 13.2.2: in this order."""
+    path = f"/jobs/{finished}/weights"
+    got = client.get(path)
+    tag, modified = got.headers["etag"], got.headers["last-modified"]
+    before, after = "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 2100 23:59:59 GMT"
+
+    def status(**headers: str) -> int:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = client.get(path, headers=sent)
+        if answer.status_code == 412:
+            problem_of(answer, 412, "precondition_failed")
+        return answer.status_code
+
+    assert status(If_Match=tag) == status(If_Match="*") == status(If_Match=f'"x", {tag}') == 200
+    assert status(If_Match='"x"') == status(If_Match=f"W/{tag}") == 412
+    assert status(If_Match='"x"', Range="bytes=0-6") == 412
+    assert status(If_Match=tag, Range="bytes=0-6") == 206
+    assert status(If_Unmodified_Since=before) == 412
+    assert status(If_Unmodified_Since=after) == status(If_Unmodified_Since=modified) == 200
+    assert status(If_Unmodified_Since="nonsense") == 200
+    assert status(If_Match=tag, If_Unmodified_Since=before) == 200
+    assert status(If_Match=tag, If_None_Match=tag) == 304
+    assert status(If_Match='"x"', If_None_Match=tag) == 412
+    assert status(If_Modified_Since=modified) == 304
+    assert status(If_Modified_Since=before) == 200
+    assert status(If_None_Match='"x"', If_Modified_Since=modified) == 200
+    assert status(Range="bytes=0-6", If_Range=modified) == 206
+    assert status(Range="bytes=0-6", If_Range=before) == 200
+    assert client.head(path, headers={"If-Match": '"x"'}).status_code == 412
+
+
+def test_a_file_that_was_removed_meanwhile_is_said_to_be_gone(client, service, finished):
+    """Between the look into the record and the opening: the job was deleted or has expired."""
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    service.files.path_of(digest).unlink()
+    problem_of(client.get(f"/jobs/{finished}/weights"), 404, "artifact_not_found")
+
+
+def test_a_download_that_runs_arrives_whole_whatever_becomes_of_its_job(
+    client, claims, service, job_id
+):
+    content = os.urandom(30 << 20)
+    with service.files.temporary_folder() as folder:
+        (folder / "w").write_bytes(content)
+        stored = service.files.put(folder / "w")
+    file = Artifact(
+        name="model.safetensors",
+        sha256=stored.sha256,
+        num_bytes=stored.num_bytes,
+        media_type="x/y",
+    )
+    claims.succeed(claims.claim(job_id, worker="w"), result={}, files=[file])
+    path = service.files.path_of(stored.sha256)
+    os.utime(path, (1, 1))
+    with client.stream("GET", f"/jobs/{job_id}/weights") as answer:
+        pieces = answer.iter_bytes()
+        received = next(pieces)
+        assert client.delete(f"/jobs/{job_id}").status_code == 204
+        assert Collector(service.store.engine, service.files).collect() == 1
+        assert not path.exists()
+        received += b"".join(pieces)
+    assert hashlib.sha256(received).hexdigest() == stored.sha256
+    problem_of(client.get(f"/jobs/{job_id}/weights"), 404, "job_not_found")
 
 
 @pytest.fixture

@@ -111,7 +111,8 @@ class Settings(BaseSettings):
     min_bytes_per_second: float = Field(
         default=1000.0,
         gt=0,
-        description="A body may take longer than that by as much as it has bytes at this rate.",
+        description="A body may take longer than that by as much as it has bytes at this rate; who "
+        "reads an answer more slowly loses the connection.",
     )
     inspect_seconds: float = Field(
         default=10.0,
