@@ -1,8 +1,10 @@
-"""What uvicorn does not bound by itself: how long and how large a request's head may be."""
+"""What uvicorn does not bound: a request's head, and how long an answer may wait for its reader."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -10,21 +12,35 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD_BYTES = 64 << 10
 """Of the request line and all headers; what comes in the same read as its end does not count."""
 
+BUFFER_BYTES = 64 << 10
+"""Of an answer that wait in this process, at most; asyncio's usual bound."""
 
-def bounded_protocol(head_seconds: float) -> Callable[..., HttpToolsProtocol]:
-    """Return uvicorn's protocol, with bounds on a request's head.
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+def bounded_protocol(
+    head_seconds: float, min_bytes_per_second: float
+) -> Callable[..., HttpToolsProtocol]:
+    """Return uvicorn's protocol, with bounds on a request's head and on slow readers.
 
     A clock runs whenever no request is being answered: from the connection's start, or from the
     first byte after an answer, until the next head is there; and while the rest of a body comes
     whose request was answered early.
 
+    A second clock runs while the answer waits for its reader: from when so much of it waits that
+    no more is made, until most of that has left; and from its end, until all has left. A connection
+    whose reader is too slow is reset, or what waits for it would be kept for ever.
+
     Args:
-        head_seconds: that the clock allows.
+        head_seconds: that the first clock allows; a reader has as much at least.
+        min_bytes_per_second: at which what waits has to leave.
     """
+    reader_seconds = max(head_seconds, BUFFER_BYTES / min_bytes_per_second)
 
     class BoundedProtocol(HttpToolsProtocol):
         _clock: asyncio.TimerHandle | None = None
         _head_bytes = 0
+        _reader_clock: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -32,6 +48,7 @@ def bounded_protocol(head_seconds: float) -> Callable[..., HttpToolsProtocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_clock()
+            self._stop_reader_clock()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -61,6 +78,36 @@ def bounded_protocol(head_seconds: float) -> Callable[..., HttpToolsProtocol]:
             super().on_response_complete()
             if self._is_draining():
                 self._start_clock()
+            if self._reader_clock is None and self.transport.get_write_buffer_size():
+                self._reader_clock = self.loop.call_later(
+                    reader_seconds, self._drop_unless_sent, self.cycle
+                )
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stop_reader_clock()
+            self._reader_clock = self.loop.call_later(reader_seconds, self._reset)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stop_reader_clock()
+
+        def _drop_unless_sent(self, cycle: object) -> None:
+            self._reader_clock = None
+            # With a newer answer it is that one's clock that counts.
+            if cycle is self.cycle and self.transport.get_write_buffer_size():
+                self._reset()
+
+        def _reset(self) -> None:
+            # Without lingering, or the kernel would go on offering what nobody takes.
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            self.transport.abort()
+
+        def _stop_reader_clock(self) -> None:
+            if self._reader_clock is not None:
+                self._reader_clock.cancel()
+                self._reader_clock = None
 
         def _is_idle(self) -> bool:
             return self.cycle is None or self.cycle.response_complete

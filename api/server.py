@@ -33,7 +33,9 @@ def serve(
         port=port,
         root_path=root_path,
         forwarded_allow_ips=forwarded_allow_ips,
-        http=bounded_protocol(settings.receive_seconds),  # type: ignore[arg-type]
+        http=bounded_protocol(  # type: ignore[arg-type]
+            settings.receive_seconds, settings.min_bytes_per_second
+        ),
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,

@@ -53,11 +53,18 @@ def application(settings):
 
 @contextmanager
 def served(
-    application, *, head_seconds: float = 30.0, root_path: str = ""
+    application,
+    *,
+    head_seconds: float = 30.0,
+    min_bytes_per_second: float = 1000.0,
+    root_path: str = "",
+    send_buffer: int | None = None,
 ) -> Iterator[httpx.Client]:
     """Serve an application over real HTTP on a free port, as api/server.py does."""
     listener = socket.create_server(("127.0.0.1", 0))
-    http = bounded_protocol(head_seconds)
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    http = bounded_protocol(head_seconds, min_bytes_per_second)
     server = uvicorn.Server(
         uvicorn.Config(application, http=http, root_path=root_path, log_level="warning")
     )
@@ -115,11 +122,11 @@ def claims(service) -> JobClaims:
 
 @pytest.fixture
 def finish():
-    """Let a job succeed with `WEIGHTS` as its weights, as a worker would record it."""
+    """Let a job succeed with `WEIGHTS` (or others), as a worker would record it."""
 
-    def succeed(service, claims: JobClaims, job_id: str) -> None:
+    def succeed(service, claims: JobClaims, job_id: str, weights: bytes = WEIGHTS) -> None:
         with service.files.temporary_folder() as folder:
-            (folder / "w").write_bytes(WEIGHTS)
+            (folder / "w").write_bytes(weights)
             stored = service.files.put(folder / "w")
         artifacts = [
             Artifact(

@@ -12,6 +12,7 @@ import pytest
 
 from api.app import create_app
 from tests.api.conftest import served
+from worker.contract.job_claims import JobClaims
 from worker.contract.settings import Settings
 
 SECONDS = 1.0
@@ -155,3 +156,74 @@ def test_many_slow_clients_keep_nobody_out(address):
         answers = [everything(connection) for connection in slow]
     assert all(one == b"" or b" 408 " in one for one in answers)
     assert sum(b" 408 " in one for one in answers) == 100
+
+
+LARGE = 20 << 20
+
+
+@pytest.fixture
+def downloading(address_of_download):
+    """A connection over which a large download has begun, and its head."""
+    (host, port), path = address_of_download
+    with socket.socket() as connection:
+        # Little room at this end, so that what is not read stays with the service.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        connection.connect((host, port))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        yield connection
+
+
+@pytest.fixture
+def address_of_download(tmp_path, finish):
+    settings = Settings(data_dir=tmp_path / "data", broker_url="redis://127.0.0.1:1/0")
+    application = create_app(settings.model_copy(update={"min_free_bytes": 0}))
+    service = application.state.service
+    with served(
+        application, head_seconds=SECONDS, min_bytes_per_second=100_000, send_buffer=1 << 13
+    ) as client:
+        job = client.post("/convert", json={"source": {"zoo": "digits_resnet26"}}).json()["id"]
+        finish(service, JobClaims(service.store.engine, lease_seconds=30), job, b"w" * LARGE)
+        yield (client.base_url.host, client.base_url.port), f"/jobs/{job}/weights"
+
+
+def seconds_until_reset(connection: socket.socket) -> float:
+    started = time.monotonic()
+    while not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        assert time.monotonic() - started < 20 * SECONDS
+        time.sleep(SECONDS / 20)
+    return time.monotonic() - started
+
+
+def test_a_reader_that_takes_nothing_loses_its_connection(downloading):
+    assert SECONDS / 2 < seconds_until_reset(downloading) < 5 * SECONDS
+
+
+def test_a_reader_that_trickles_loses_its_connection(downloading):
+    started, received = time.monotonic(), 0
+    with suppress(ConnectionError):
+        while time.monotonic() - started < 20 * SECONDS:
+            received += len(downloading.recv(100))
+            time.sleep(0.02)
+    assert received < LARGE
+    assert time.monotonic() - started < 10 * SECONDS
+
+
+def test_a_reader_that_is_slow_but_goes_on_gets_everything(downloading):
+    """At twenty times the least rate, for longer than the time that a standstill may last."""
+    started, received = time.monotonic(), 0
+    while received < LARGE:
+        received += len(downloading.recv(1 << 16))
+        ahead = received / 5_000_000 - (time.monotonic() - started)
+        time.sleep(max(ahead, 0))
+    assert time.monotonic() - started > 3 * SECONDS
+
+
+def test_a_small_answer_that_nobody_takes_does_not_keep_its_connection(address_of_download):
+    """It fits into what the service may still hold: nothing waits, and yet nothing moves."""
+    (host, port), path = address_of_download
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        connection.connect((host, port))
+        lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Range: bytes=0-50000", "", ""]
+        connection.sendall("\r\n".join(lines).encode())
+        assert SECONDS / 2 < seconds_until_reset(connection) < 5 * SECONDS
