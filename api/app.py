@@ -108,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
         files=files,
         uploads=UploadStore(engine, files, keep_seconds=settings.upload_seconds),
         partial_uploads=PartialUploads(engine, files, keep_seconds=settings.upload_seconds),
-        watcher=JobWatcher(store),
+        watcher=JobWatcher(store, key_store),
         keys=key_store,
         known_keys=KnownKeys(key_store),
         webhooks=WebhookStore(engine),

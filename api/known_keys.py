@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from threading import Lock
 
 from worker.contract.key_store import ApiKey, KeyStore
 
@@ -20,6 +21,8 @@ class KnownKeys:
         """Look keys up in `keys`."""
         self._keys = keys
         self._known: dict[bytes, tuple[ApiKey, float]] = {}
+        self._num_forgotten = 0
+        self._lock = Lock()
 
     def recent(self, secret: str) -> ApiKey | None:
         """Return the key of a secret if it was looked up within the last second."""
@@ -29,16 +32,21 @@ class KnownKeys:
     def find(self, secret: str) -> ApiKey | None:
         """Look the key of a secret up; None if it does not hold."""
         until = time.monotonic() + HOLD_SECONDS  # before the look: what changes later counts
+        num_forgotten = self._num_forgotten
         key = self._keys.find(secret)
-        if key is not None:
-            if len(self._known) >= MAX_KEYS:
-                self._known.clear()
-            self._known[_digest(secret)] = (key, until)
+        with self._lock:
+            # What was revoked while this looked must not be remembered.
+            if key is not None and num_forgotten == self._num_forgotten:
+                if len(self._known) >= MAX_KEYS:
+                    self._known.clear()
+                self._known[_digest(secret)] = (key, until)
         return key
 
     def forget(self) -> None:
         """Look every key up again."""
-        self._known.clear()
+        with self._lock:
+            self._num_forgotten += 1
+            self._known.clear()
 
 
 def _digest(secret: str) -> bytes:

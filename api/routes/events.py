@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import format_sse_event
 from starlette.types import Receive, Scope, Send
 
-from api.dependencies import ID, Service, ServiceDependency, TenantDependency, job_not_found
+from api.dependencies import ID, CallerDependency, Service, ServiceDependency, job_not_found
 from api.schemas.jobs import EventPage, EventView
 from worker.contract.job import Event, JobState
 from worker.contract.job_store import MAX_EVENTS
@@ -43,7 +43,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 )
 async def list_events(
     job_id: str,
-    tenant: TenantDependency,
+    caller: CallerDependency,
     service: ServiceDependency,
     request: Request,
     after: Annotated[
@@ -64,13 +64,13 @@ async def list_events(
         if not ID.fullmatch(job_id):
             raise LookupError
         # No more of the job than this: a stream would hold on to it for as long as it is open.
-        revision, state = await run_in_threadpool(service.store.look, job_id, tenant=tenant)
+        revision, state = await run_in_threadpool(service.store.look, job_id, tenant=caller.tenant)
     except LookupError:
         raise job_not_found() from None
     if _STREAM in request.headers.get("accept", "") and request.method != "HEAD":
         if state.is_final and seen >= revision:
             return Response(status_code=204)
-        return EventStream(_stream(job_id, seen, service, request))
+        return EventStream(_stream(job_id, seen, service, request, caller.key_id))
     found = await run_in_threadpool(service.store.events_of, job_id, after=seen)
     return EventPage(events=[EventView.of(event) for event in found])
 
@@ -97,10 +97,10 @@ class EventStream(Response):
 
 
 async def _stream(
-    job_id: str, seen: int, service: Service, request: Request
+    job_id: str, seen: int, service: Service, request: Request, key_id: str | None
 ) -> AsyncIterator[bytes]:
     yield format_sse_event(retry=RECONNECT_MILLISECONDS)
-    with service.watcher.watching(job_id) as bell:
+    with service.watcher.watching(job_id, key_id) as bell:
         while not await request.is_disconnected():
             bell.clear()  # before the look, or what comes after it would be missed
             found = await run_in_threadpool(service.store.events_of, job_id, after=seen)
@@ -116,6 +116,8 @@ async def _stream(
                     await bell.wait()
             except TimeoutError:
                 yield format_sse_event(comment="waiting")
+            if bell.is_barred:
+                return  # who comes back is told why
             if not await run_in_threadpool(service.store.revisions_of, [job_id]):
                 return  # it was deleted
 

@@ -173,3 +173,41 @@ def test_a_key_that_was_revoked_by_another_process_ends_within_a_second(locked, 
     elsewhere.revoke(key.id)
     time.sleep(HOLD_SECONDS)
     problem_of(client.get("/jobs", headers=bearer(secret)), 401, "invalid_key")
+
+
+def test_a_look_up_that_a_revocation_overtakes_is_not_remembered(service, monkeypatch):
+    """The key is found, revoked and forgotten, and only then remembered: it must not be."""
+    key, secret = service.keys.create(tenant="default", name="n", scopes=[Scope.READ])
+    find = service.keys.find
+
+    def find_and_be_overtaken(wanted: str):
+        found = find(wanted)
+        service.keys.revoke(key.id)
+        service.known_keys.forget()
+        return found
+
+    monkeypatch.setattr(service.keys, "find", find_and_be_overtaken)
+    assert service.known_keys.find(secret).id == key.id
+    assert service.known_keys.recent(secret) is None
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_an_open_event_stream_ends_with_its_key(locked, settings, is_elsewhere):
+    client, admin = locked
+    secret = new_key(client, admin)
+    made = client.post("/convert", json=ZOO, headers=bearer(secret)).json()["id"]
+    key_id = client.get("/keys", headers=bearer(admin)).json()["keys"][0]["id"]
+    headers = bearer(secret) | {"Accept": "text/event-stream"}
+    with client.stream("GET", f"/jobs/{made}/events", headers=headers) as stream:
+        lines = stream.iter_lines()
+        while not next(lines).startswith("event: queued"):
+            pass
+        if is_elsewhere:
+            KeyStore(open_database(settings.database)).revoke(key_id)
+        else:
+            client.delete(f"/keys/{key_id}", headers=bearer(admin))
+        started = time.monotonic()
+        for _ in lines:
+            assert time.monotonic() - started < 5, "it says that it lives"
+        assert time.monotonic() - started < 5
+    problem_of(client.get(f"/jobs/{made}", headers=bearer(secret)), 401, "invalid_key")

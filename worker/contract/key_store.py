@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Engine, Row, bindparam, insert, or_, select, update
+from sqlalchemy import Engine, Row, and_, bindparam, insert, or_, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job_record import new_id
@@ -46,11 +46,11 @@ class ApiKey:
 
 
 # Made once: putting a query together costs more than running it.
-_HOLDS = select(api_keys).where(
-    api_keys.c.token_sha256 == bindparam("digest"),
+_IS_VALID = and_(
     api_keys.c.revoked_at.is_(None),
     or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > database_now()),
 )
+_HOLDS = select(api_keys).where(api_keys.c.token_sha256 == bindparam("digest"), _IS_VALID)
 
 
 class KeyStore:
@@ -92,6 +92,12 @@ class KeyStore:
         with self._reader.connect() as connection:
             row = connection.execute(_HOLDS, {"digest": _digest(secret)}).one_or_none()
         return None if row is None else _key_of(row)
+
+    def holding(self, key_ids: Collection[str]) -> set[str]:
+        """Return which of some keys still hold, by their ids."""
+        query = select(api_keys.c.id).where(api_keys.c.id.in_(key_ids), _IS_VALID)
+        with self._reader.connect() as connection:
+            return set(connection.scalars(query))
 
     def all(self) -> list[ApiKey]:
         """Return all keys, the newest first."""
