@@ -29,6 +29,10 @@ _DOCS_POLICY = (
 )
 _DOCS_PATHS = ("/docs", "/redoc")
 
+# A client of tus takes an answer without it, an error too, for one of something else.
+_TUS_HEADERS = {"Tus-Resumable": "1.0.0"}
+_UPLOADS_PATH = "/uploads"
+
 
 class SecurityHeaders:
     """ASGI middleware that adds them where a route has not set its own."""
@@ -46,9 +50,12 @@ class SecurityHeaders:
         async def complete(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                if scope["path"].removeprefix(scope.get("root_path", "")) in _DOCS_PATHS:
+                path = scope["path"].removeprefix(scope.get("root_path", ""))
+                if path in _DOCS_PATHS:
                     headers["Content-Security-Policy"] = _DOCS_POLICY
                 wanted = SECURITY_HEADERS | (_SECURE_ONLY if scope["scheme"] == "https" else {})
+                if path == _UPLOADS_PATH or path.startswith(f"{_UPLOADS_PATH}/"):
+                    wanted |= _TUS_HEADERS
                 for name, value in wanted.items():
                     headers.setdefault(name, value)
             await send(message)

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -87,7 +88,7 @@ class WebhookSender:
         try:
             async with asyncio.timeout(self._send_seconds):
                 job = self._jobs.get(delivery.job_id, tenant=due.tenant)
-                target = await asyncio.to_thread(check_url, due.url, self._networks)
+                target = await _resolved(due.url, self._networks)
                 status = await _post(target, due, job)
             if not httpx.codes.is_success(status):
                 problem = f"the receiver answered {status}; 2xx is taken as received"
@@ -137,6 +138,35 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     signed = f"{message_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+async def _resolved(url: str, networks: Sequence[Network]) -> Target:
+    """Check a URL in a thread that nobody waits for.
+
+    A name server may take longer than the receiver has, and than the process may take to end.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Target] = loop.create_future()
+
+    def settle(target: Target | None, error: Exception | None) -> None:
+        if answer.cancelled():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        elif target is not None:
+            answer.set_result(target)
+
+    def look() -> None:
+        target, failure = None, None
+        try:
+            target = check_url(url, networks)
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, target, failure)
+
+    threading.Thread(target=look, name="name-server", daemon=True).start()
+    return await answer
 
 
 async def _post(target: Target, due: Due, job: Job) -> int:

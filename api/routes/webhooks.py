@@ -23,7 +23,12 @@ from api.schemas.webhooks import (
     WebhookView,
 )
 from worker.contract.address_guard import RefusedAddressError, check_url
-from worker.contract.webhook_store import MAX_WEBHOOKS, TooManyWebhooksError, Webhook
+from worker.contract.webhook_store import (
+    MAX_WEBHOOKS,
+    TooManyWebhooksError,
+    Webhook,
+    WebhookDisabledError,
+)
 
 RESOLVE_SECONDS = 5.0
 _resolvers = CapacityLimiter(4)
@@ -132,7 +137,7 @@ def list_deliveries(webhook: WebhookDependency, service: ServiceDependency) -> D
     operation_id="redeliver",
     summary="Send a message again",
     status_code=202,
-    responses=problems("delivery_not_found"),
+    responses=problems("delivery_not_found", "webhook_disabled"),
 )
 def redeliver(
     webhook: WebhookDependency, delivery_id: str, service: ServiceDependency
@@ -147,6 +152,12 @@ def redeliver(
             404,
             "delivery_not_found",
             "the webhook has no such message; GET /webhooks/{id}/deliveries lists them",
+        ) from None
+    except WebhookDisabledError:
+        raise Problem(
+            409,
+            "webhook_disabled",
+            "the receiver has answered 410, so it is sent nothing more; make a new webhook",
         ) from None
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.api.conftest import problem_of
 from tests.corpus.torch_files import honest_zip
+from worker.contract.key_store import Scope
 
 TUS = {"Tus-Resumable": "1.0.0"}
 TYPE = {"Content-Type": "application/offset+octet-stream"}
@@ -296,3 +297,22 @@ def test_a_large_upload_that_is_cut_five_times_completes_while_others_are_served
         asking.join()
     assert client.get(url).json()["sha256"] == expected.hexdigest()
     assert len(seconds) > 20
+
+
+def test_errors_speak_the_protocol_too(client, service):
+    """Its clients take an answer without the header for one of something else."""
+    unknown = f"/uploads/{'0' * 32}"
+    _, reader = service.keys.create(tenant="a", name="n", scopes=[Scope.READ])
+    answers = [
+        client.head(unknown, headers=TUS),
+        client.get(unknown),
+        send(client, unknown, b"x", 0),
+        client.post("/uploads", headers=TUS | {"Upload-Length": "x"}),
+        client.post("/uploads", headers=TUS | {"Authorization": "Bearer mz_wrong"}),
+        client.post("/uploads", headers=TUS | {"Authorization": f"Bearer {reader}"}),
+        client.put("/uploads", headers=TUS),
+        client.post("/uploads", headers={"Tus-Resumable": "0.2.2"}),
+    ]
+    assert [one.status_code for one in answers] == [404, 404, 404, 400, 401, 403, 405, 412]
+    assert {one.headers.get("tus-resumable") for one in answers} == {"1.0.0"}
+    assert "tus-resumable" not in client.get("/jobs").headers

@@ -63,3 +63,13 @@ def test_there_is_an_end_to_webhooks(client):
     for _ in range(20):
         assert client.post("/webhooks", json={"url": URL}).status_code == 201
     problem_of(client.post("/webhooks", json={"url": URL}), 429, "too_many_webhooks")
+
+
+def test_a_receiver_that_is_gone_is_sent_nothing_again(client, service):
+    hook = client.post("/webhooks", json={"url": URL, "events": ["cancelled"]}).json()["id"]
+    job = client.post("/convert", json=ZOO).json()["id"]
+    client.post(f"/jobs/{job}/cancel")
+    [message] = client.get(f"/webhooks/{hook}/deliveries").json()["deliveries"]
+    service.webhooks.disable(hook)
+    again = client.post(f"/webhooks/{hook}/deliveries/{message['id']}/redeliver")
+    problem_of(again, 409, "webhook_disabled")

@@ -30,7 +30,9 @@ def service(tmp_path_factory):
 
 def workers(service: Serving, queue: str = CONVERT_QUEUE) -> list[dict[str, Any]]:
     """Workers of a queue."""
-    found = service.client.get("/workers").json()["workers"]
+    answer = service.client.get("/workers")
+    assert answer.status_code == 200, answer.text + service.log("api")
+    found = answer.json()["workers"]
     return [one for one in found if queue in one["queues"]]
 
 

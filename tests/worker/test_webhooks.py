@@ -210,3 +210,22 @@ def test_a_receiver_that_cannot_be_reached_is_tried_again_and_the_job_has_ended(
     assert (found.state, found.status) == (DeliveryState.PENDING, None)
     assert "could not be reached" in found.problem
     assert store.get(job_id, tenant="default").state == "cancelled"
+
+
+def test_its_end_does_not_wait_for_a_name_server(hooks, store, hook, monkeypatch):
+    asked, answers = threading.Event(), threading.Event()
+
+    def hang(*_, **__):
+        asked.set()
+        answers.wait(20)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    cancel_one(store)
+    try:
+        with sending(hooks, store):
+            assert asked.wait(10)
+            started = time.monotonic()
+        assert time.monotonic() - started < 5
+    finally:
+        answers.set()

@@ -37,6 +37,10 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
+class WebhookDisabledError(Exception):
+    """The receiver has said that it is gone."""
+
+
 class TooManyWebhooksError(Exception):
     """A tenant has as many webhooks as it may."""
 
@@ -103,6 +107,9 @@ class WebhookStore:
         secret = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
         webhook_id = new_id()
         with self._engine.begin() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # One at a time, or several would count the same; who notes messages goes on.
+                connection.exec_driver_sql("LOCK TABLE webhooks IN SHARE ROW EXCLUSIVE MODE")
             count = select(func.count()).where(webhooks.c.tenant == tenant)
             if (connection.scalar(count) or 0) >= MAX_WEBHOOKS:
                 raise TooManyWebhooksError
@@ -167,6 +174,7 @@ class WebhookStore:
 
         Raises:
             LookupError: the webhook has no such message.
+            WebhookDisabledError: its receiver has said that it is gone.
         """
         mine = and_(
             webhook_deliveries.c.id == delivery_id, webhook_deliveries.c.webhook_id == webhook_id
@@ -179,6 +187,10 @@ class WebhookStore:
         }
         changed = update(webhook_deliveries).where(mine).values(**values)
         with self._engine.begin() as connection:
+            gone = select(webhooks.c.disabled_at).where(webhooks.c.id == webhook_id)
+            # On PostgreSQL, disabling waits for this transaction, and ends the message after it.
+            if connection.scalar(gone.with_for_update(read=True)) is not None:
+                raise WebhookDisabledError
             row = connection.execute(changed.returning(webhook_deliveries)).one_or_none()
         if row is None:
             raise LookupError("no such message")

@@ -16,6 +16,7 @@ from worker.contract.webhook_store import (
     RETRY_SECONDS,
     DeliveryState,
     TooManyWebhooksError,
+    WebhookDisabledError,
     WebhookStore,
 )
 
@@ -130,3 +131,36 @@ def test_there_is_an_end_to_webhooks(hooks, make):
     with pytest.raises(TooManyWebhooksError):
         make()
     make(tenant="b")
+
+
+def test_requests_at_once_do_not_pass_the_limit(make, hooks):
+    for _ in range(MAX_WEBHOOKS - 3):
+        make()
+    at_once = threading.Barrier(12)
+    refused = []
+
+    def create() -> None:
+        at_once.wait()
+        try:
+            make()
+        except TooManyWebhooksError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(hooks.all(tenant="a")) == MAX_WEBHOOKS
+    assert len(refused) == 9
+
+
+def test_a_message_is_not_sent_again_to_who_is_gone(hooks, make, store):
+    webhook = make()
+    job = store.submit(REQUEST, tenant="a")
+    store.cancel(job.id, tenant="a")
+    [message] = hooks.deliveries_of(webhook.id)
+    hooks.disable(webhook.id)
+    with pytest.raises(WebhookDisabledError):
+        hooks.send_again(message.id, webhook_id=webhook.id)
+    assert hooks.take_due() == []
