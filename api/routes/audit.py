@@ -11,6 +11,7 @@ from api.dependencies import AdminDependency, ServiceDependency
 from api.openapi import ADMIN_ONLY
 from api.schemas.audit import AuditEntryView, AuditPage
 from api.schemas.keys import TENANT_PATTERN
+from api.schemas.times import Moment
 from worker.contract.audit_log import Outcome
 
 MAX_LISTED = 1000
@@ -33,8 +34,8 @@ def list_audit(
         str | None, Query(pattern="^[a-z_]{1,64}$", description="As this document names it.")
     ] = None,
     outcome: Outcome | None = None,
-    since: Annotated[datetime | None, Query(description="Not before this time.")] = None,
-    until: Annotated[datetime | None, Query(description="Before this time.")] = None,
+    since: Annotated[Moment | None, Query(description="Not before this time.")] = None,
+    until: Annotated[Moment | None, Query(description="Before this time.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100,
     cursor: Annotated[
         str | None,

@@ -124,7 +124,8 @@ def test_pages_and_filters(client, keys, admin):
     now = datetime.now(UTC)
     assert count(since=(now - timedelta(hours=1)).isoformat()) == 6
     assert count(until=(now - timedelta(hours=1)).replace(tzinfo=None).isoformat()) == 0
-    problem_of(client.get("/audit?cursor=x", headers=admin), 422, "invalid_request")
+    for wrong in ("cursor=x", "until=0.5", "since=yesterday", "limit=0", "outcome=x"):
+        problem_of(client.get(f"/audit?{wrong}", headers=admin), 422, "invalid_request")
     for name in ("write", "read"):
         answer = client.get("/audit", headers=bearer(keys[name][1]))
         problem_of(answer, 403, "insufficient_scope")

@@ -36,6 +36,11 @@ include-operation-id = [
 ]
 parameters = {{ job_id = "{job}", name = "model.safetensors" }}
 
+# The audit log shows the ids of keys: the one that it comes with must not be revoked.
+[[operations]]
+include-operation-id = "revoke_key"
+parameters = {{ key_id = "{key}" }}
+
 [[operations]]
 include-operation-id = ["drain_worker", "resume_worker"]
 parameters = {{ worker_name = "host:1" }}
@@ -145,6 +150,7 @@ def test_schemathesis_finds_nothing(tmp_path, broker_url, finish):
     application = create_app(settings)
     service = application.state.service
     _, secret = service.keys.create(tenant="default", name="all", scopes=list(Scope))
+    other, _ = service.keys.create(tenant="default", name="to revoke", scopes=[Scope.READ])
     headers = {"Authorization": f"Bearer {secret}"}
     with served(application) as client, answered(service.inspections):
         asked = {"source": {"zoo": "digits_resnet26"}}
@@ -152,7 +158,7 @@ def test_schemathesis_finds_nothing(tmp_path, broker_url, finish):
         finish(service, JobClaims(service.store.engine, lease_seconds=30), job)
         service.workers.announce("host:1", queues=["q"], version="1", torch_version="2")
         config = tmp_path / "schemathesis.toml"
-        config.write_text(CONFIGURATION.format(job=job, hooks=HOOKS))
+        config.write_text(CONFIGURATION.format(job=job, key=other.id, hooks=HOOKS))
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "run"]
         options = [
             "--seed",
