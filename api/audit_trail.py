@@ -69,7 +69,7 @@ class AuditTrail:
 
         try:
             await self._app(scope, receive, note)
-        except BaseException:
+        except Exception:
             if not is_answered:
                 await self._note(scope, 500, None)
             raise

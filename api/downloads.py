@@ -8,7 +8,7 @@ from http import HTTPStatus
 from secrets import token_hex
 
 import anyio
-from fastapi import Response
+from fastapi import Request, Response
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -98,7 +98,9 @@ class Download(Response):
                     await answer_problem(refused)(scope, receive, send)
                     return
                 body = self._prepare(ranges, found.st_size)
-                await self._send(file, body, send, head_only=scope["method"] == "HEAD")
+                if scope["method"] == "HEAD":
+                    body = []
+                await self._send(file, body, Request(scope, receive), send)
 
     def _unchanged(self) -> Response:
         names = ("etag", "repr-digest", "cache-control", "last-modified")
@@ -127,19 +129,18 @@ class Download(Response):
         self,
         file: anyio.AsyncFile[bytes],
         body: list[bytes | ByteRange],
+        request: Request,
         send: Send,
-        *,
-        head_only: bool,
     ) -> None:
         start = {"type": "http.response.start", "headers": self.raw_headers}
         await send(start | {"status": self.status_code})
-        for piece in () if head_only else body:
+        for piece in body:
             if isinstance(piece, bytes):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 continue
             await file.seek(piece.start)
             left = piece.end - piece.start
-            while left:
+            while left and not await request.is_disconnected():
                 chunk = await file.read(min(CHUNK_BYTES, left))
                 if not chunk:
                     raise OSError(f"{self._path.name} is shorter than it was")

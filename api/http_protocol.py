@@ -12,9 +12,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD_BYTES = 64 << 10
 """Of the request line and all headers; what comes in the same read as its end does not count."""
 
-BUFFER_BYTES = 64 << 10
-"""Of an answer that wait in this process, at most; asyncio's usual bound."""
-
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -32,10 +29,9 @@ def bounded_protocol(
     whose reader is too slow is reset, or what waits for it would be kept for ever.
 
     Args:
-        head_seconds: that the first clock allows; a reader has as much at least.
+        head_seconds: that the first clock allows, and the second one at least.
         min_bytes_per_second: at which what waits has to leave.
     """
-    reader_seconds = max(head_seconds, BUFFER_BYTES / min_bytes_per_second)
 
     class BoundedProtocol(HttpToolsProtocol):
         _clock: asyncio.TimerHandle | None = None
@@ -79,20 +75,17 @@ def bounded_protocol(
             if self._is_draining():
                 self._start_clock()
             if self._reader_clock is None and self.transport.get_write_buffer_size():
-                self._reader_clock = self.loop.call_later(
-                    reader_seconds, self._drop_unless_sent, self.cycle
-                )
+                self._start_reader_clock(self._reset_unless_sent, self.cycle)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._stop_reader_clock()
-            self._reader_clock = self.loop.call_later(reader_seconds, self._reset)
+            self._start_reader_clock(self._reset)
 
         def resume_writing(self) -> None:
             super().resume_writing()
             self._stop_reader_clock()
 
-        def _drop_unless_sent(self, cycle: object) -> None:
+        def _reset_unless_sent(self, cycle: object) -> None:
             self._reader_clock = None
             # With a newer answer it is that one's clock that counts.
             if cycle is self.cycle and self.transport.get_write_buffer_size():
@@ -103,6 +96,12 @@ def bounded_protocol(
             connection = self.transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self.transport.abort()
+
+        def _start_reader_clock(self, end: Callable[..., None], *arguments: object) -> None:
+            self._stop_reader_clock()
+            waiting_bytes = self.transport.get_write_buffer_size()
+            seconds = max(head_seconds, waiting_bytes / min_bytes_per_second)
+            self._reader_clock = self.loop.call_later(seconds, end, *arguments)
 
         def _stop_reader_clock(self) -> None:
             if self._reader_clock is not None:

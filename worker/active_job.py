@@ -122,7 +122,8 @@ class ActiveJob:
     def _say(self, now: float, figures: Mapping[str, Any]) -> None:
         if figures and now - self._said_at >= SAY_SECONDS:
             self._said_at = now
-            logger.info("%s: %s", self._stage, ", ".join(map(_figure, figures.items())))
+            said = (_figure(name, value) for name, value in figures.items())
+            logger.info("%s: %s", self._stage, ", ".join(filter(None, said)))
 
     def check(self) -> None:
         """Stop here if the job is somebody else's, or nobody's.
@@ -185,6 +186,7 @@ class ActiveJob:
             self.check()
 
 
-def _figure(item: tuple[str, Any]) -> str:
-    name, value = item
-    return f"{name} {value:.5g}" if isinstance(value, float) else f"{name} {value}"
+def _figure(name: str, value: Any) -> str | None:
+    if isinstance(value, float):
+        return f"{name} {value:.5g}"
+    return f"{name} {value}" if isinstance(value, int | str) else None

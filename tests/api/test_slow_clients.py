@@ -7,6 +7,7 @@ import socket
 import time
 from contextlib import ExitStack, suppress
 
+import anyio
 import httpx
 import pytest
 
@@ -227,3 +228,20 @@ def test_a_small_answer_that_nobody_takes_does_not_keep_its_connection(address_o
         lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Range: bytes=0-50000", "", ""]
         connection.sendall("\r\n".join(lines).encode())
         assert SECONDS / 2 < seconds_until_reset(connection) < 5 * SECONDS
+
+
+def test_of_a_download_whose_client_has_left_no_more_is_read(
+    downloading, address_of_download, monkeypatch
+):
+    read = []
+    original = anyio.AsyncFile.read
+
+    async def counted(self, size=-1):
+        read.append(size)
+        return await original(self, size)
+
+    monkeypatch.setattr(anyio.AsyncFile, "read", counted)
+    downloading.recv(1)
+    downloading.close()
+    time.sleep(2 * SECONDS)
+    assert sum(read) < LARGE / 4
