@@ -125,8 +125,9 @@ def test_only_the_workers_children_ever_load_torch(service):
     )
     service.wait_for(location, "succeeded", seconds=240)
     holders = [pid for pid in service.processes() if "libtorch" in service.of(pid, "maps")]
-    assert len(holders) == 1
-    assert "spawn_main" in service.of(holders[0], "cmdline")
+    # Of the worker that converts, and of the one that inspects, which may be on its way.
+    assert 1 <= len(holders) <= 2
+    assert all("spawn_main" in service.of(pid, "cmdline") for pid in holders)
 
 
 def test_a_zoo_entry_without_network_says_which_file_to_put_where(service):
