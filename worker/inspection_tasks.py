@@ -60,17 +60,15 @@ def _engine() -> Engine:
 @worker_process_init.connect
 def _prepare_child(**_: Any) -> None:
     # torch is imported before a question arrives.
-    import worker.inspection  # noqa: F401
-    from worker.names import register_architectures
     import torch
 
-    import worker.inspection  # noqa: F401 (all that it needs, before a question arrives)
+    import worker.inspection  # noqa: F401
     from worker.device import device_facts
+    from worker.names import register_architectures
 
     die_with_parent(os.getppid())
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    _store()
     register_architectures(Settings())
     describe_soon(_engine(), device_facts(torch.device("cpu")))
