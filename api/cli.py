@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from api.commands import conversion, doctor, jobs, keys, memory, service, webhooks, zoo
+from api.commands import conversion, doctor, jobs, keys, memory, operations, service, webhooks, zoo
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -22,6 +22,7 @@ for _function, _panel in (
     (jobs.jobs, _JOBS),
     (jobs.show, _JOBS),
     (jobs.watch, _JOBS),
+    (jobs.logs, _JOBS),
     (jobs.download, _JOBS),
     (jobs.compare, _JOBS),
     (jobs.cancel, _JOBS),
@@ -30,6 +31,7 @@ for _function, _panel in (
     (zoo.zoo, _SERVICE),
     (zoo.limits, _SERVICE),
     (zoo.version, _SERVICE),
+    (operations.audit, _SERVICE),
     (memory.report, _HERE),
     (memory.predict, _HERE),
     (service.serve, _RUN),
@@ -38,5 +40,7 @@ for _function, _panel in (
     (service.migrate, _RUN),
 ):
     app.command(rich_help_panel=_panel)(_function)
+app.add_typer(operations.workers, name="workers", rich_help_panel=_SERVICE)
+app.add_typer(operations.queues, name="queues", rich_help_panel=_SERVICE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_SERVICE)

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from api.client import conversion, downloading, files_ahead, following, jobs, service
 from api.client.binding import JobFacts, shown_as
 from api.client.effects import Op
-from api.client.records import Event, JobRecord
+from api.client.records import AuditEntry, Event, JobRecord, LogLine
 from api.client.retrying import RetryPolicy
 from api.client.running import AsyncRunner
 from api.client.sync_client import DEFAULT_URL
@@ -53,6 +53,20 @@ def _jobs_of(
     return method
 
 
+def _each_of(
+    operation: Callable[Concatenate[RetryPolicy, P], Op[None]],
+    _: type[T],
+) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]:
+    @shown_as(operation, num_given=1)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        found = self.runner.iterate(operation(self.policy, *args, **kwargs))
+        async with aclosing(found):
+            async for one in found:
+                yield one
+
+    return method
+
+
 def _of_this(
     operation: Callable[Concatenate[RetryPolicy, str, P], Op[T]],
 ) -> Callable[Concatenate[AsyncJob, P], Coroutine[Any, Any, T]]:
@@ -89,16 +103,17 @@ def _another(
     return method
 
 
-def _events_of(
+def _each_of_this(
     operation: Callable[Concatenate[RetryPolicy, str, P], Op[None]],
-) -> Callable[Concatenate[AsyncJob, P], AsyncIterator[Event]]:
+    _: type[T],
+) -> Callable[Concatenate[AsyncJob, P], AsyncIterator[T]]:
     @shown_as(operation, num_given=2)
-    async def method(self: AsyncJob, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Event]:
+    async def method(self: AsyncJob, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         client = self.client
         found = client.runner.iterate(operation(client.policy, self.id, *args, **kwargs))
         async with aclosing(found):
-            async for event in found:
-                yield event
+            async for one in found:
+                yield one
 
     return method
 
@@ -118,7 +133,8 @@ class AsyncJob(JobFacts):
     cancel = _this_after(jobs.cancel_job)
     retry = _another(jobs.retry_job)
     delete = _of_this(jobs.delete_job)
-    events = _events_of(following.follow)
+    events = _each_of_this(following.follow, Event)
+    logs = _each_of_this(jobs.list_logs, LogLine)
     report = _of_this(jobs.get_report)
     download = _of_this(downloading.download)
     download_all = _of_this(downloading.download_all)
@@ -169,6 +185,13 @@ class AsyncClient:
     keys = _returning(service.list_keys)
     create_key = _returning(service.create_key)
     revoke_key = _returning(service.revoke_key)
+    workers = _returning(service.list_workers)
+    drain_worker = _returning(service.drain_worker)
+    resume_worker = _returning(service.resume_worker)
+    queues = _returning(service.list_queues)
+    pause_queue = _returning(service.pause_queue)
+    resume_queue = _returning(service.resume_queue)
+    audit = _each_of(service.list_audit, AuditEntry)
     webhooks = _returning(service.list_webhooks)
     create_webhook = _returning(service.create_webhook)
     delete_webhook = _returning(service.delete_webhook)

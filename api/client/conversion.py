@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from api.client.effects import Op, Pause, Request
+from api.client.effects import Op, Pause, Request, place
 from api.client.errors import FILE_NOT_USABLE, INVALID_ARGUMENT, TIMEOUT, ApiError
 from api.client.files_ahead import OnProgress, delete_upload, upload
 from api.client.records import Inspection, JobRecord, read
@@ -155,7 +155,7 @@ def inspect(
         if time.monotonic() >= ends_at:
             raise ApiError(TIMEOUT, f"there is no answer after {timeout_seconds:g} seconds")
         yield Pause(POLL_SECONDS)
-        again = Request(method="GET", path=f"/inspections/{found.id}")
+        again = Request(method="GET", path=place("inspections", found.id))
         found = read(Inspection, (yield from exchange(again, policy)).json())
     return found
 

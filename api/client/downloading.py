@@ -21,6 +21,7 @@ from api.client.effects import (
     Read,
     ReadAll,
     Request,
+    place,
 )
 from api.client.errors import CHECKSUM_MISMATCH, FILE_NOT_USABLE, ApiError, error_of
 from api.client.jobs import get_job
@@ -116,7 +117,7 @@ def _find(policy: RetryPolicy, job: JobRecord, name: str) -> Op[Artifact]:
 def _request(job_id: str, name: str, headers: dict[str, str]) -> Request:
     return Request(
         method="GET",
-        path=f"/jobs/{job_id}/artifacts/{name}",
+        path=place("jobs", job_id, "artifacts", name),
         headers={"Accept-Encoding": "identity"} | headers,
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from api.client.errors import UNEXPECTED_ANSWER, ApiError
 
@@ -63,6 +64,11 @@ class Answer:
             ApiError: `unexpected_answer`, the body is no JSON.
         """
         return json_of(self.body)
+
+
+def place(*parts: str) -> str:
+    """Return the path of something, whatever characters its names have."""
+    return "".join(f"/{quote(part, safe=':')}" for part in parts)
 
 
 def json_of(text: bytes | str) -> Any:

@@ -17,6 +17,7 @@ from api.client.effects import (
     Op,
     Request,
     Send,
+    place,
 )
 from api.client.errors import (
     CHECKSUM_MISMATCH,
@@ -95,7 +96,7 @@ def get_upload(policy: RetryPolicy, upload_id: str) -> Op[Upload]:
     Raises:
         ApiError: `upload_not_found`, and whatever any request may meet.
     """
-    answer = yield from exchange(Request(method="GET", path=f"/uploads/{upload_id}"), policy)
+    answer = yield from exchange(Request(method="GET", path=place("uploads", upload_id)), policy)
     return read(Upload, answer.json())
 
 
@@ -105,7 +106,7 @@ def delete_upload(policy: RetryPolicy, upload_id: str) -> Op[None]:
     Raises:
         ApiError: `upload_not_found`, and whatever any request may meet.
     """
-    yield from exchange(Request(method="DELETE", path=f"/uploads/{upload_id}"), policy)
+    yield from exchange(Request(method="DELETE", path=place("uploads", upload_id)), policy)
 
 
 def describe(path: str | Path) -> Op[_LocalFile]:
@@ -166,7 +167,7 @@ def _send_piece(upload_id: str, piece: FileRange) -> Op[ApiError | None]:
     """Send a piece; return what kept it from arriving whole, if that may pass."""
     request = Request(
         method="PATCH",
-        path=f"/uploads/{upload_id}",
+        path=place("uploads", upload_id),
         # No Upload-Checksum: of a checked piece that breaks off, the service keeps nothing.
         headers=_VERSION | {"Upload-Offset": str(piece.offset), "Content-Type": _PIECE_TYPE},
         body=piece,
@@ -186,7 +187,7 @@ def _send_piece(upload_id: str, piece: FileRange) -> Op[ApiError | None]:
 
 def _offset(policy: RetryPolicy, upload_id: str) -> Op[int]:
     """Ask how much of a file has arrived."""
-    request = Request(method="HEAD", path=f"/uploads/{upload_id}", headers=_VERSION)
+    request = Request(method="HEAD", path=place("uploads", upload_id), headers=_VERSION)
     answer = yield from exchange(request, policy)
     offset = answer.headers.get("Upload-Offset", "")
     if not offset.isdecimal():

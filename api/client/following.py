@@ -20,6 +20,7 @@ from api.client.effects import (
     Request,
     Tell,
     json_of,
+    place,
 )
 from api.client.errors import TIMEOUT, ApiError, error_of
 from api.client.jobs import get_job
@@ -149,7 +150,7 @@ class _Stream:
             headers["Last-Event-ID"] = str(self.seen)
         request = Request(
             method="GET",
-            path=f"/jobs/{self._job_id}/events",
+            path=place("jobs", self._job_id, "events"),
             headers=headers,
             read_seconds=SILENT_SECONDS,
         )
@@ -167,7 +168,7 @@ class _Stream:
 
 def _page(policy: RetryPolicy, job_id: str, stream: _Stream) -> Op[list[Event]]:
     request = Request(
-        method="GET", path=f"/jobs/{job_id}/events", query=(("after", str(stream.seen)),)
+        method="GET", path=place("jobs", job_id, "events"), query=(("after", str(stream.seen)),)
     )
     answer = yield from exchange(request, policy)
     return stream.take(read_list(Event, answer.json(), "events"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from api.client.effects import Give, Op, Request
-from api.client.records import Comparison, JobRecord, read, read_list
+from api.client.effects import Give, Op, Pause, Request, place
+from api.client.records import Comparison, JobRecord, LogLine, read, read_list
 from api.client.retrying import RetryPolicy, exchange
 
 PAGE_JOBS = 100
+POLL_SECONDS = 1.0
+"""Between two looks for further lines of a log."""
 
 
 def list_jobs(
@@ -54,7 +56,7 @@ def get_job(policy: RetryPolicy, job_id: str) -> Op[JobRecord]:
     Raises:
         ApiError: `job_not_found`, and whatever any request may meet.
     """
-    answer = yield from exchange(Request(method="GET", path=f"/jobs/{job_id}"), policy)
+    answer = yield from exchange(Request(method="GET", path=place("jobs", job_id)), policy)
     return read(JobRecord, answer.json())
 
 
@@ -64,7 +66,8 @@ def cancel_job(policy: RetryPolicy, job_id: str) -> Op[JobRecord]:
     Raises:
         ApiError: `job_finished`, `job_not_found`, and whatever any request may meet.
     """
-    answer = yield from exchange(Request(method="POST", path=f"/jobs/{job_id}/cancel"), policy)
+    path = place("jobs", job_id, "cancel")
+    answer = yield from exchange(Request(method="POST", path=path), policy)
     return read(JobRecord, answer.json())
 
 
@@ -74,7 +77,7 @@ def retry_job(policy: RetryPolicy, job_id: str) -> Op[JobRecord]:
     Raises:
         ApiError: `job_not_finished`, `job_not_found`, and whatever any request may meet.
     """
-    path = f"/jobs/{job_id}/retry"
+    path = place("jobs", job_id, "retry")
     answer = yield from exchange(Request(method="POST", path=path, is_repeatable=False), policy)
     return read(JobRecord, answer.json())
 
@@ -85,7 +88,7 @@ def delete_job(policy: RetryPolicy, job_id: str) -> Op[None]:
     Raises:
         ApiError: `job_not_finished`, `job_not_found`, and whatever any request may meet.
     """
-    yield from exchange(Request(method="DELETE", path=f"/jobs/{job_id}"), policy)
+    yield from exchange(Request(method="DELETE", path=place("jobs", job_id)), policy)
 
 
 def get_report(policy: RetryPolicy, job_id: str) -> Op[dict[str, Any]]:
@@ -95,7 +98,7 @@ def get_report(policy: RetryPolicy, job_id: str) -> Op[dict[str, Any]]:
         ApiError: `job_not_finished`, `job_failed`, and whatever any request may meet.
     """
     request = Request(
-        method="GET", path=f"/jobs/{job_id}/report", headers={"Accept": "application/json"}
+        method="GET", path=place("jobs", job_id, "report"), headers={"Accept": "application/json"}
     )
     return dict((yield from exchange(request, policy)).json())
 
@@ -112,6 +115,39 @@ def compare_jobs(policy: RetryPolicy, job_ids: Iterable[str]) -> Op[Comparison]:
     query = tuple(("job", job_id) for job_id in job_ids)
     answer = yield from exchange(Request(method="GET", path="/jobs/compare", query=query), policy)
     return read(Comparison, answer.json())
+
+
+def list_logs(
+    policy: RetryPolicy,
+    job_id: str,
+    *,
+    level: str = "info",
+    after: int = 0,
+    follow: bool = False,
+) -> Op[None]:
+    """Yield what a job's worker said.
+
+    Args:
+        level: at least this: `info`, `warning` or `error`.
+        after: the number of the last line that is known already.
+        follow: go on until the job has ended.
+
+    Raises:
+        ApiError: `job_not_found`, and whatever any request may meet.
+    """
+    while True:
+        # Before the lines are asked for: those that come last count.
+        has_ended = not follow or (yield from get_job(policy, job_id)).is_final
+        query = (("after", str(after)), ("level", level))
+        request = Request(method="GET", path=place("jobs", job_id, "logs"), query=query)
+        lines = read_list(LogLine, (yield from exchange(request, policy)).json(), "lines")
+        for line in lines:
+            after = line.number
+            yield Give(line)
+        if not lines and has_ended:
+            return
+        if not lines:
+            yield Pause(POLL_SECONDS)
 
 
 def _several(value: str | Iterable[str]) -> list[str]:

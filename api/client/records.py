@@ -52,6 +52,8 @@ class JobRecord:
     attempt: int = 0
     """Above 1: a worker died, and the job was run again."""
     cancel_requested: bool = False
+    waiting_for: str | None = None
+    """`queue` while the queue that it waits in is paused."""
     retry_of: str | None = None
     created_at: datetime
     started_at: datetime | None = None
@@ -85,6 +87,85 @@ class Event:
     at: datetime
     attempt: int = 0
     data: dict[str, Any] = field(default_factory=dict)
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogLine:
+    """What a job's worker said."""
+
+    number: int
+    at: datetime
+    level: str
+    """`info`, `warning` or `error`."""
+    message: str
+    logger: str = ""
+    attempt: int = 0
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """What a worker computes on."""
+
+    name: str
+    model: str = ""
+    memory_bytes: int = 0
+    num_threads: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """A process that carries jobs out."""
+
+    name: str
+    state: str
+    """`alive`, or `silent` after some seconds without a word."""
+    busy: bool = False
+    draining: bool = False
+    """Whether it finishes its job and takes no other."""
+    current_job: str | None = None
+    """Its job, if that is one that the caller may see."""
+    device: Device | None = None
+    queues: tuple[str, ...] = ()
+    version: str = ""
+    torch_version: str = ""
+    started_at: datetime | None = None
+    seen_at: datetime | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queue:
+    """Where jobs wait."""
+
+    name: str
+    queued: int
+    """Jobs of all tenants that wait."""
+    running: int
+    oldest_wait_seconds: float | None = None
+    paused: bool = False
+    """Whether no job of it starts."""
+    paused_at: datetime | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditEntry:
+    """What somebody did, or was not allowed to do."""
+
+    id: int
+    at: datetime
+    operation: str
+    target: str
+    status: int
+    outcome: str
+    tenant: str | None = None
+    key_id: str | None = None
+    address: str | None = None
+    request_id: str = ""
+    num_omitted: int = 0
+    """Refusals of the same caller before this one that were too many to be noted."""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
 

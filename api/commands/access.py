@@ -67,7 +67,9 @@ def end(error: ApiError, *, as_json: bool) -> NoReturn:
     if as_json:
         sys.stderr.write(json.dumps({"error": error.to_json()}) + "\n")
     else:
-        name = f", request {error.request_id}" if error.request_id else ""
+        # Whoever runs the service finds it in its log under this name.
+        is_theirs = error.request_id is not None and (error.status or 0) >= 500
+        name = f", request {error.request_id}" if is_theirs else ""
         sys.stderr.write(f"error: {error.detail} [{error.code}{name}]\n")
     raise typer.Exit(exit_code_of(error))
 

@@ -172,6 +172,8 @@ class _Board:
     def _times(self) -> str:
         job = self._job
         if job.started_at is None or job.state == "queued":
+            if job.waiting_for is not None:
+                return f"its {job.waiting_for} is paused"
             return "waiting for a worker" if job.state == "queued" else ""
         elapsed = duration(max(0.0, seconds_since(job.started_at, job.finished_at)))
         left = (self._ends_at or 0.0) - time.time()

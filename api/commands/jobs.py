@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.commands.access import PATIENT_TRIES, connected, find_job
+from api.commands.access import PATIENT_TRIES, QUICK_TRIES, connected, find_job
 from api.commands.exit_codes import exit_code_of_state
 from api.commands.job_display import showing
 from api.commands.options import (
@@ -24,6 +24,7 @@ from api.commands.output import (
     is_terminal,
     local_time,
     print_json,
+    print_json_line,
     print_pairs,
     print_table,
     say,
@@ -121,6 +122,27 @@ def watch(
         if not as_json:
             print_end(found)
     raise typer.Exit(exit_code_of_state(found.state))
+
+
+def logs(
+    job: NewestOrJob = None,
+    follow_it: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+    ] = False,
+    level: Annotated[str, typer.Option(help="At least this: info, warning or error.")] = "info",
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a job's worker said. With --json, a line for each line."""
+    tries = PATIENT_TRIES if follow_it else QUICK_TRIES
+    with connected(url, key, as_json=as_json, max_tries=tries) as client:
+        for line in find_job(client, job).logs(level=level, follow=follow_it):
+            if as_json:
+                print_json_line(line.raw)
+            else:
+                text = line.message.replace("\n", "\n    ")
+                say(f"{local_time(line.at)}  {line.level:<7}  {line.logger}: {text}")
 
 
 def compare(jobs: SomeJobs, url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:

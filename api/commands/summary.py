@@ -24,6 +24,8 @@ def state_words(job: JobRecord) -> str:
         stage = f" {job.stage}" if job.stage else ""
         ending = ", to be cancelled" if job.cancel_requested else ""
         return f"running{stage} {100 * job.progress:.0f} %{ending}"
+    if job.state == "queued" and job.waiting_for is not None:
+        return f"queued, its {job.waiting_for} is paused"
     if job.state == "failed" and job.error is not None:
         return f"failed {job.error.code}"
     return job.state

@@ -16,7 +16,7 @@ def check_connection(url: str, key: str | None) -> list[Finding]:
         key: to ask with; None without one.
     """
     with Client(url, key=key, policy=RetryPolicy(max_tries=1)) as client:
-        return [*_service(client, url), _key(client, key)]
+        return [*_service(client, url), _key(client, key), *_paused(client)]
 
 
 def _service(client: Client, url: str) -> list[Finding]:
@@ -67,3 +67,18 @@ def _key(client: Client, key: str | None) -> Finding:
             "install the same version on both sides",
         )
     return ok("key", "it holds" if key is not None else "none is needed from here")
+
+
+def _paused(client: Client) -> list[Finding]:
+    try:
+        paused = [queue for queue in client.queues() if queue.paused]
+    except ApiError:
+        return []  # what keeps it from answering was said above
+    return [
+        warning(
+            "queue",
+            f"{queue.name} is paused, and {queue.queued} jobs wait",
+            f"momentum queues resume {queue.name}",
+        )
+        for queue in paused
+    ]

@@ -10,7 +10,7 @@ import pytest
 from api.client import ApiError
 from api.client.conversion import options_of
 from momentum_core.config import ConversionConfig, RefinementConfig, RefinementGoal
-from tests.api.client.scripted_server import Scripted
+from tests.api.client.scripted_server import Scripted, problem
 from tests.api.test_convert import PREPROCESSING, images
 from tests.corpus.torch_files import honest_zip
 
@@ -244,3 +244,46 @@ def test_jobs_are_compared(call, service, claims, client, finish):
     [difference] = found.request_differences
     assert (difference.path, difference.values) == ("/conversion/gamma", (0.5, 0.25))
     assert {one.path: one.values for one in found.figures}["/a"] == (1, 1)
+
+
+def test_whoever_runs_the_service_sees_workers_queues_and_deeds(call, client):
+    assert call("workers") == []
+    with pytest.raises(ApiError, match="worker_not_found"):
+        call("drain_worker", args=("gpu-host:1 ?",))
+    [queue, *_] = call("queues")
+    assert (queue.queued, queue.paused) == (0, False)
+    assert call("pause_queue", args=(queue.name,)).paused
+    job_id = client.post("/convert", json={"source": {"zoo": "resnet50"}}).json()["id"]
+    assert not call("resume_queue", args=(queue.name,)).paused
+    assert call("job", "logs", args=(job_id,)) == []
+    entries = call("audit")
+    assert [one.operation for one in entries][:3] == ["resume_queue", "convert", "pause_queue"]
+    assert call("audit", operation="convert", limit=1)[0].status == 202
+
+
+def test_a_log_is_followed_to_the_end_of_its_job(scripted, call_at):
+    running = {"id": "a", "state": "running", "created_at": "2026-11-26T00:00:00Z"}
+    done = running | {"state": "succeeded"}
+
+    def lines(*numbers):
+        said = {"at": running["created_at"], "level": "info", "logger": "l", "message": "m"}
+        return Scripted(200, {"lines": [{"number": number} | said for number in numbers]})
+
+    answers = (running, running, lines(1, 2), done, lines(3), done, lines())
+    scripted.answer_with(
+        *(one if isinstance(one, Scripted) else Scripted(200, one) for one in answers)
+    )
+    found = call_at(scripted.url)("job", "logs", args=("a",), follow=True, level="warning")
+    assert [line.number for line in found] == [1, 2, 3]
+    asked = [one.path for one in scripted.asked if "/logs" in one.path]
+    assert asked == [f"/jobs/a/logs?after={after}&level=warning" for after in (0, 2, 3)]
+
+
+@pytest.mark.parametrize("job_id", ["../keys", "a/../../keys", "a?b", "ü #"])
+def test_an_id_is_never_a_path(scripted, call_at, job_id):
+    scripted.answer_with(problem(404, "job_not_found"))
+    with pytest.raises(ApiError, match="job_not_found"):
+        call_at(scripted.url)("job", args=(job_id,))
+    path = scripted.asked[0].path
+    assert path.startswith("/jobs/")
+    assert (path.count("/"), "?" in path) == (2, False)

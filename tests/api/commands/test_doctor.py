@@ -162,6 +162,12 @@ def test_a_service_that_cannot_work_says_which_part_fails():
     assert "ConnectionError" in found.detail
 
 
+def test_a_paused_queue_is_a_warning_with_the_way_out(client):
+    client.post("/queues/momentum-convert/pause")
+    found = check_connection(str(client.base_url), None)[-1]
+    assert (found.verdict, found.remedy) == ("warning", "momentum queues resume momentum-convert")
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("MOMENTUM_DATADIR", "MOMENTUM_DATA_DIR"), ("MOMENTUM_BROKERURL", "MOMENTUM_BROKER_URL")],

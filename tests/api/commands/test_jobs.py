@@ -245,3 +245,26 @@ def test_the_service_says_what_it_has(momentum):
     assert "unfinished jobs" in momentum("limits").stdout
     assert json.loads(momentum("limits", "--json").stdout)["max_unfinished_jobs"] == 1000
     assert json.loads(momentum("version", "--json").stdout)["service"]["version"]
+
+
+def test_whoever_runs_the_service_sees_who_works_and_what_was_done(momentum, done_job):
+    [worker] = [
+        one
+        for one in json.loads(momentum("workers", "list", "--json").stdout)["workers"]
+        if "momentum-convert" in one["queues"]
+    ]
+    assert worker["name"] in momentum("workers", "list").stdout
+    assert "takes no other job" in momentum("workers", "drain", worker["name"]).stdout
+    resumed = json.loads(momentum("workers", "resume", worker["name"], "--json").stdout)
+    assert (resumed["draining"], resumed["state"]) == (False, "alive")
+    assert momentum("workers", "drain", "nobody").returncode == ExitCode.NOT_FOUND
+    assert "is paused" in momentum("queues", "pause", "momentum-convert").stdout
+    assert "paused since" in momentum("queues", "list").stdout
+    assert momentum("queues", "resume", "momentum-convert").returncode == ExitCode.OK
+    deeds = momentum("audit", "--operation", "pause_queue").stdout.splitlines()
+    assert deeds[1].split()[-2:] == ["200", deeds[1].split()[-1]]
+    assert "/queues/momentum-convert" in deeds[1]
+    lines = momentum("logs", done_job).stdout.splitlines()
+    assert any("attempt 1" in line for line in lines)
+    assert json.loads(momentum("logs", "--json", done_job).stdout.splitlines()[0])["number"] == 1
+    assert momentum("logs", done_job, "--level", "loud").returncode == ExitCode.USAGE
