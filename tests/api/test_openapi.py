@@ -16,6 +16,8 @@ from api.supervisor.valkey import embedded_broker
 from tests.api.conftest import served
 from tests.architecture.write_documents import openapi_text
 from tests.conftest import ROOT
+from worker.contract.inspection import NameQuestion
+from worker.contract.job import JobError
 from worker.contract.job_claims import JobClaims
 from worker.contract.key_store import Scope
 from worker.contract.settings import Settings
@@ -122,13 +124,17 @@ def broker_url(tmp_path):
 
 @contextmanager
 def answered(inspections) -> Iterator[None]:
-    """Answer every inspection at once, so that their number is no limit."""
+    """Answer every question at once, so that their number is no limit; no name is known."""
     ended = threading.Event()
 
     def answer() -> None:
         while not ended.wait(0.02):
             for each in inspections.waiting():
-                inspections.answer(each, {"summary": ["s"]})
+                if isinstance(inspections.question(each), NameQuestion):
+                    error = JobError(code="unknown_architecture", message="there is none")
+                    inspections.refuse(each, error)
+                else:
+                    inspections.answer(each, {"summary": ["s"]})
 
     thread = threading.Thread(target=answer)
     thread.start()

@@ -13,7 +13,7 @@ from worker.contract.database import database_now
 from worker.contract.file_store import FileStore
 from worker.contract.job import JobState
 from worker.contract.messages import CONVERT_QUEUE
-from worker.contract.queue_store import QueueStore
+from worker.contract.queue_store import QueueStore, is_paused
 from worker.contract.request import ConvertRequest, Source
 from worker.contract.tables import workers as table
 from worker.contract.worker_store import FORGET_SECONDS, SILENT_SECONDS, Device, WorkerStore
@@ -119,6 +119,23 @@ def test_once_a_queue_is_paused_no_job_starts(queues, store, claims):
     thread.join()
     running = [one for one in store.find(tenant="default") if one.state == JobState.RUNNING]
     assert len(running) == len(started) == queue.num_running < len(waiting)
+
+
+def test_whoever_pauses_waits_for_a_claim_that_has_looked(engine, queues):
+    """Or the job would start after the pause was answered."""
+    done = threading.Event()
+
+    def pause() -> None:
+        queues.set_paused(CONVERT_QUEUE, paused=True)
+        done.set()
+
+    thread = threading.Thread(target=pause)
+    with engine.begin() as connection:
+        assert not is_paused(connection)
+        thread.start()
+        assert not done.wait(0.5)
+    assert done.wait(10)
+    thread.join()
 
 
 def test_a_queue_tells_how_much_waits_and_for_how_long(queues, store, claims, job):
