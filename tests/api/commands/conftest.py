@@ -20,6 +20,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 SHORT = tuple(
     word
     for option in (
+        "conversion.plan_memory=false",
         "measurement.rivals=false",
         "measurement.predict=false",
         "measurement.repeats=1",

@@ -14,8 +14,6 @@ from api.commands.exit_codes import ExitCode
 from tests.api.commands.conftest import ESCAPE, SHORT, environment
 from tests.end_to_end.conftest import MOMENTUM
 
-LONG_JOB = ("convert", "zoo:digits_resnet26", *SHORT, "--goal", "none", "--max-steps", 100_000)
-
 
 @pytest.fixture
 def interrupt(url, tmp_path):
@@ -99,8 +97,16 @@ def test_its_files_are_downloaded_and_right(momentum, done_job, tmp_path):
     assert (missing.returncode, "it has bundle.zip" in missing.stderr) == (ExitCode.NOT_FOUND, True)
 
 
-def test_a_job_is_cancelled_waited_for_repeated_and_forgotten(momentum, interrupt):
-    job_id = momentum(*LONG_JOB, "--name", "long").stdout.strip()
+@pytest.fixture
+def paused(momentum):
+    """No job starts meanwhile."""
+    momentum("queues", "pause", "momentum-convert")
+    yield
+    momentum("queues", "resume", "momentum-convert")
+
+
+def test_a_job_is_cancelled_waited_for_repeated_and_forgotten(momentum, interrupt, paused):
+    job_id = momentum("convert", "zoo:digits_resnet26", "--name", "long").stdout.strip()
     late = momentum("watch", job_id, "--timeout", 1)
     assert (late.returncode, "it goes on" in late.stderr) == (ExitCode.TIMEOUT, True)
     interrupted = interrupt("watch", job_id)
@@ -146,7 +152,8 @@ def test_jobs_are_compared(momentum, done_job):
 
 
 def test_a_conversion_is_inspected_before(momentum):
-    done = momentum("inspect", "zoo:digits_resnet26", "--no-refine", "--gamma", "0.25")
+    quick = ("--no-refine", *SHORT[: SHORT.index("refinement.calibrate=false") - 1])
+    done = momentum("inspect", "zoo:digits_resnet26", *quick, "--gamma", "0.25")
     assert done.returncode == ExitCode.OK, done.stderr
     assert "11 residual blocks in 2 runs would be converted" in done.stdout
     [row] = [line for line in done.stdout.splitlines() if line.startswith("layer1.0 ")]
