@@ -27,10 +27,13 @@ def interrupt(url, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # As in a terminal: whoever runs the tests in the background has Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        line = process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        rest, said = process.communicate(timeout=30)
+        with process:
+            line = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            rest, said = process.communicate(timeout=30)
         return subprocess.CompletedProcess(arguments, process.returncode, line + rest, said)
 
     return run
