@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from momentum_core.architectures import (
-    build_named,
     build_without_memory,
     library_signature,
     named_input_shape,
@@ -67,18 +66,19 @@ def answer_question(question: Question) -> dict[str, Any]:
     memory = _memory(question, plan)
     planning = time.monotonic() - started
     question = _with_shipped_data(question)
-    original = build_named(question.architecture, num_classes=question.num_classes)
-    estimate = estimate_time(question, original, planning).to_json()
+    shapes = build_without_memory(question.architecture, num_classes=question.num_classes)
+    num_parameters = sum(one.numel() for one in shapes.parameters())
+    estimate = estimate_time(question, num_parameters, planning)
     answer = {
         "architecture": question.architecture,
         "num_classes": question.num_classes,
-        "num_parameters": sum(one.numel() for one in original.parameters()),
+        "num_parameters": num_parameters,
         "num_train": question.num_train,
         "num_test": question.num_test,
         "plan": plan.to_json(),
         "blocks": blocks_json(plan, {}),
         "memory": memory,
-        "time": estimate,
+        "time": estimate and estimate.to_json(),
     }
     return {"summary": _summary(answer, plan)} | answer
 
@@ -133,8 +133,14 @@ def _summary(answer: dict[str, Any], plan: ConversionPlan) -> list[str]:
         sentences += _memory_sentences(memory)
     else:
         sentences.append(f"Memory could not be predicted: {memory['reason']}")
-    total = answer["time"]["total_seconds"]
-    sentences.append(f"The job would take about {_duration(total)} ({answer['time']['basis']}).")
+    if answer["time"] is None:
+        sentences.append(
+            "How long a job would take says the first one: the network is too large to be stepped "
+            "here."
+        )
+    else:
+        total, basis = answer["time"]["total_seconds"], answer["time"]["basis"]
+        sentences.append(f"The job would take about {_duration(total)} ({basis}).")
     return sentences
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from momentum_core.architectures import named_input_shape
+from momentum_core.architectures import build_named, named_input_shape
 from momentum_core.refinement.recipe import (
     MAX_INTERVAL,
     NUM_EVALUATIONS,
@@ -23,6 +22,9 @@ from worker.contract.inspection import Question, StepSpeed
 from worker.contract.job import Stage
 
 PROBE_IMAGES, PROBE_SECONDS = 4, 0.5
+
+MAX_PROBED_PARAMETERS = 400_000_000
+"""With its gradients such a network takes 3.2 GB."""
 
 FORWARD = 1 / 3
 """Share of the forward pass in a training step: the backward pass computes twice as much."""
@@ -54,19 +56,21 @@ class TimeEstimate:
         }
 
 
-def estimate_time(question: Question, original: nn.Module, planning: float) -> TimeEstimate:
-    """Estimate the seconds of a job.
+def estimate_time(question: Question, num_parameters: int, planning: float) -> TimeEstimate | None:
+    """Estimate the seconds of a job; None where nothing says how long a step takes.
 
     Args:
         question: what is asked for, with the numbers of images and what jobs have measured.
-        original: the network, with memory, on the CPU; its buffers may change.
+        num_parameters: of the network, which is built and stepped here only if it is not too large.
         planning: seconds that planning and predicting took here.
     """
     if question.speed is not None:
         speed = question.speed
         basis = f"{speed.num_jobs} finished jobs with {question.architecture} on {speed.device}"
+    elif num_parameters > MAX_PROBED_PARAMETERS:
+        return None
     else:
-        seconds = _probe(original, question)
+        seconds = _probe(question)
         speed = StepSpeed(original=seconds, momentum=USUAL_RATIO * seconds)
         basis = (
             "a training step of a few images on the processor of the inspection worker; where "
@@ -112,10 +116,13 @@ def _number(value: Any, usual: float) -> float:
     return usual if value == "auto" else float(value)
 
 
-def _probe(original: nn.Module, question: Question) -> float:
-    """Return the seconds of a training step of the original, per image."""
+def _probe(question: Question) -> float:
+    """Return the seconds of a training step of the original, per image.
+
+    It is stepped at its usual size, whatever size is asked for: that may be too large for here.
+    """
+    original = build_named(question.architecture, num_classes=question.num_classes)
     channels, side, _ = named_input_shape(question.architecture)
-    side = question.request.measurement.image_size or side
     images = torch.randn(PROBE_IMAGES, channels, side, side)
     taken: list[float] = []
     # A small network is stepped until the first steps, which are slower, count for little.
@@ -123,4 +130,5 @@ def _probe(original: nn.Module, question: Question) -> float:
         started = time.perf_counter()
         original(images).square().mean().backward()
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken) / PROBE_IMAGES
+    larger = (question.request.measurement.image_size or side) / side
+    return larger**2 * statistics.median(taken) / PROBE_IMAGES

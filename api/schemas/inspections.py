@@ -26,7 +26,8 @@ class InspectionView(BaseModel):
     answer: dict[str, Any] | None = Field(
         description="`plan` and `blocks` as in a report: what would be converted, and why the rest "
         "would not. `memory`: the predicted training step, by method, and the largest batches of "
-        "GPUs. `time`: the seconds of a job by stage, and what they rest on."
+        "GPUs. `time`: the seconds of a job by stage, and what they rest on; null where the "
+        "network is too large to be tried and no job has measured it."
     )
     links: dict[str, str]
 

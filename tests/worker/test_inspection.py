@@ -18,7 +18,7 @@ from worker.contract.inspection import Question, StepSpeed
 from worker.contract.job import Stage
 from worker.contract.request import ConvertRequest, DataSource, Source
 from worker.inspection import answer_question
-from worker.time_estimate import estimate_time
+from worker.time_estimate import MAX_PROBED_PARAMETERS, estimate_time
 
 DIGITS = ConvertRequest(
     source=Source(zoo="digits_resnet26"),
@@ -75,9 +75,7 @@ def test_time_is_images_times_measured_steps():
         ),
     )
     known = StepSpeed(original=1.0, momentum=3.0, device="x", num_jobs=2)
-    found = estimate_time(
-        question(asked, num_train=100, num_test=30, speed=known), None, planning=0.5
-    )
+    found = estimate_time(question(asked, num_train=100, num_test=30, speed=known), 0, planning=0.5)
     assert found.seconds[Stage.PLANNING] == 0.5
     # A warm-up and a repetition of 4 images, both networks.
     assert found.seconds[Stage.MEASURING] == pytest.approx(2 * 4 * (1 + 3))
@@ -90,8 +88,29 @@ def test_time_is_images_times_measured_steps():
     assert found.to_json()["total_seconds"] == pytest.approx(sum(found.seconds.values()))
 
 
+def test_a_network_that_is_too_large_is_not_stepped():
+    asked = question(DIGITS, "torchvision:regnet_y_128gf", num_train=9, num_test=3)
+    assert estimate_time(asked, MAX_PROBED_PARAMETERS + 1, planning=0) is None
+    known = StepSpeed(original=1.0, momentum=2.0, device="x", num_jobs=1)
+    assert estimate_time(replace(asked, speed=known), MAX_PROBED_PARAMETERS + 1, planning=0)
+
+
+def test_large_images_are_not_stepped_but_reckoned():
+    """Of 2,048 x 2,048, a batch of any network here would not fit the worker's memory."""
+    one, larger = (
+        estimate_time(
+            question(replace(DIGITS, measurement=replace(DIGITS.measurement, image_size=side))),
+            1000,
+            planning=0,
+        )
+        for side in (None, 2048)
+    )
+    ratio = larger.seconds[Stage.MEASURING] / one.seconds[Stage.MEASURING]
+    assert 256**2 / 8 < ratio < 256**2 * 8
+
+
 def test_fine_tuning_trains_both_networks():
     asked = replace(DIGITS, task="finetune", finetuning=FinetuningConfig(max_steps=7, batch_size=8))
     known = StepSpeed(original=1.0, momentum=2.0, device="x", num_jobs=1)
-    found = estimate_time(question(asked, num_train=100, num_test=3, speed=known), None, planning=0)
+    found = estimate_time(question(asked, num_train=100, num_test=3, speed=known), 0, planning=0)
     assert found.seconds[Stage.REFINING] == pytest.approx(7 * 8 * 3)
