@@ -138,8 +138,9 @@ def add_problem_handlers(app: FastAPI) -> None:
             500,
             "internal_error",
             "an error of the service; its log says more; try again",
-            # This answer is made outside of all middleware.
-            headers=SECURITY_HEADERS | {REQUEST_ID_HEADER: request_id},
+            # This answer is made outside of all middleware; after it uvicorn ends the connection,
+            # which a client that keeps connections must be told.
+            headers=SECURITY_HEADERS | {REQUEST_ID_HEADER: request_id, "Connection": "close"},
         )
 
 

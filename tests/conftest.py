@@ -56,22 +56,23 @@ def redis_url() -> Iterator[str]:
         _absent("no Redis on 127.0.0.1:6379")
     import redis
 
-    url = f"redis://{REDIS_ADDRESS[0]}:{REDIS_ADDRESS[1]}/{_free_redis_database()}"
+    number = _lock_free_redis_database()
+    url = f"redis://{REDIS_ADDRESS[0]}:{REDIS_ADDRESS[1]}/{number}"
     with redis.Redis.from_url(url) as client:
-        client.flushdb()
-        client.set("momentum-test-lock", os.getpid())
         yield url
         client.flushdb()
 
 
-def _free_redis_database() -> int:
-    """Choose a database of this Redis that nobody uses: test runs may share the server."""
+def _lock_free_redis_database() -> int:
+    """Take a database of this Redis that nobody uses: test runs may share the server."""
     import redis
 
-    with redis.Redis(*REDIS_ADDRESS) as client:
-        used = {int(name[2:]) for name in client.info("keyspace")}
-    free = [number for number in range(1, 16) if number not in used]
-    return free[os.getpid() % len(free)] if free else 15
+    for number in range(1, 16):
+        with redis.Redis(*REDIS_ADDRESS, db=number) as client:
+            empty = client.dbsize() == 0
+            if empty and client.set("momentum-test-lock", os.getpid(), nx=True):
+                return number
+    pytest.fail("databases 1 to 15 of the Redis on 127.0.0.1:6379 are in use; empty one")
 
 
 @pytest.fixture

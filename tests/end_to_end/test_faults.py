@@ -28,7 +28,7 @@ def _steps(number: int) -> dict[str, Any]:
     }
 
 
-SHORT, LONG, ENDLESS = _steps(5), _steps(400), _steps(100_000)
+SHORT, LONG, ENDLESS = _steps(5), _steps(80), _steps(100_000)
 
 
 # One thread: the tiny network gains nothing from a second one, and needs both cores for it.
@@ -66,7 +66,7 @@ def test_a_killed_workers_job_runs_again_and_ends(own: Serving):
     killed_at = time.monotonic()
     own.wait_for(location, "running", seconds=30, attempt=2)
     assert time.monotonic() - killed_at < 30
-    job = own.wait_for(location, "succeeded", seconds=90)
+    job = own.wait_for(location, "succeeded", seconds=150)
     assert job["attempt"] == 2
     kinds = [event["kind"] for event in own.client.get(f"{location}/events").json()["events"]]
     assert kinds.count("started") == 2
