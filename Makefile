@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test check format benchmark ci clean
@@ -25,8 +26,9 @@ demo: $(INSTALLED)  ## Convert the shipped network through a service of its own,
 serve: $(INSTALLED)  ## Start the service on http://127.0.0.1:8000 (broker, worker and database included)
 	$(BIN)/momentum serve
 
+# Two processes with a thread each: most tests wait for others, or are too small for two threads.
 test: $(INSTALLED)  ## Run every test this machine can run
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 check: $(INSTALLED)  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -38,6 +38,8 @@ from api.routes import (
     zoo,
 )
 from api.schemas.service import ProblemView
+from api.web import assets, session
+from api.web import routes as web
 from momentum_core.durable_files import new_file, write_all
 from worker.contract.audit_log import AuditLog
 from worker.contract.database import open_database
@@ -77,6 +79,9 @@ _ROUTES = (
     zoo,
     health,
     about,
+    web,
+    session,
+    assets,
 )
 
 logger = logging.getLogger(__name__)
@@ -92,6 +97,9 @@ def create_app(settings: Settings) -> FastAPI:
         title="Momentum Zoo",
         version=version("momentum-zoo"),
         summary="Converts pretrained residual networks to Momentum ResNets.",
+        # FastAPI's own pages load their scripts from elsewhere; ours does not (api/web).
+        docs_url=None,
+        redoc_url=None,
         # Names the form of problems in the document; which there are says api/openapi.py.
         responses={"default": {"model": ProblemView}},
     )

@@ -1,5 +1,7 @@
 """Who asks: a key's tenant, or whoever sits at this machine.
 
+A key comes in the header `Authorization`, or in the cookie that signing in to the web page sets.
+
 Without a key only those are let in who come through a loopback address, and not through a proxy,
 unless `MOMENTUM_REQUIRE_KEYS` says otherwise. A web page that a local user happens to look at can
 send requests to a loopback address, too: those have another origin, or another host's name.
@@ -22,6 +24,10 @@ from worker.contract.key_store import Scope
 _LOCAL_NAMES = ("localhost",)
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+KEY_COOKIE = "momentum_key"
+"""Set by signing in to the web page. Only browsers send it, and only from pages of this site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,12 @@ async def identify(request: Request, keys: KnownKeys, *, require_keys: bool) -> 
                 headers=_CHALLENGE,
             )
         return Caller(key.tenant, key.scopes, key.id)
+    if (held := request.cookies.get(KEY_COOKIE)) is not None:
+        # One that does not hold any more counts as none: the browser is asked to sign in again.
+        key = keys.recent(held) or await run_in_threadpool(keys.find, held)
+        if key is not None:
+            check_cookie_site(request)
+            return Caller(key.tenant, key.scopes, key.id)
     if require_keys or not _comes_from_this_machine(request):
         raise Problem(
             401,
@@ -88,6 +100,25 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_cookie_site(request: Request) -> None:
+    """Refuse a change that another site's page asks a browser for, which adds our cookie to it.
+
+    The cookie is `SameSite=Strict` already; but to it another port of this host is the same site.
+
+    Raises:
+        Problem: 403.
+    """
+    if request.method in _SAFE_METHODS:
+        return
+    if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host"):
+        raise Problem(
+            403,
+            "foreign_site",
+            "with a cookie in place of a key only this service's own pages may change something; "
+            "send the key in the header Authorization",
+        )
 
 
 def _comes_from_this_machine(request: Request) -> bool:

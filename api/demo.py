@@ -10,8 +10,11 @@ from typing import Any
 
 from api.client import ApiError, Client
 from api.commands.job_display import event_line
-from api.commands.output import print_table, size
+from api.commands.output import (
+    print_table,
+)
 from api.supervisor import LocalService, ServiceError
+from api.words import size
 from worker.contract.settings import Settings
 
 SOURCE = "zoo:digits_resnet26"

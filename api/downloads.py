@@ -103,8 +103,13 @@ class Download(Response):
                 await self._send(file, body, Request(scope, receive), send)
 
     def _unchanged(self) -> Response:
-        names = ("etag", "repr-digest", "cache-control", "last-modified")
-        return Response(status_code=304, headers={name: self.headers[name] for name in names})
+        # A browser takes the policy, too, for the page that it has.
+        names = (
+            *("etag", "repr-digest", "cache-control", "last-modified"),
+            "content-security-policy",
+        )
+        kept = {name: self.headers[name] for name in names if name in self.headers}
+        return Response(status_code=304, headers=kept)
 
     def _prepare(self, ranges: list[ByteRange], size: int) -> list[bytes | ByteRange]:
         """Set status and headers; return what the body is made of."""

@@ -20,15 +20,6 @@ SECURITY_HEADERS = {
 }
 _SECURE_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 
-# The reference's page loads its script from where FastAPI keeps it.
-_DOCS_POLICY = (
-    "default-src 'none'; connect-src 'self'; frame-ancestors 'none'; "
-    "img-src 'self' data: https://fastapi.tiangolo.com; "
-    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
-    "style-src 'unsafe-inline' https://cdn.jsdelivr.net"
-)
-_DOCS_PATHS = ("/docs", "/redoc")
-
 # A client of tus takes an answer without it, an error too, for one of something else.
 _TUS_HEADERS = {"Tus-Resumable": "1.0.0"}
 _UPLOADS_PATH = "/uploads"
@@ -51,8 +42,6 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 path = scope["path"].removeprefix(scope.get("root_path", ""))
-                if path in _DOCS_PATHS:
-                    headers["Content-Security-Policy"] = _DOCS_POLICY
                 wanted = SECURITY_HEADERS | (_SECURE_ONLY if scope["scheme"] == "https" else {})
                 if path == _UPLOADS_PATH or path.startswith(f"{_UPLOADS_PATH}/"):
                     wanted |= _TUS_HEADERS

@@ -20,9 +20,9 @@ from momentum_core.conversion import ConversionPlan, convert, plan_architecture
 from momentum_core.errors import DataError
 from worker.contract.inspection import AnyQuestion, Question
 from worker.contract.zoo import find_zoo_entry, is_of_library
+from worker.figures.forms import written_bytes
 from worker.library_zoo import Hub, find_entry
 from worker.report_blocks import blocks_json
-from worker.report_page.numbers import written_bytes
 from worker.time_estimate import estimate_time
 from worker.zoo import shipped_dataset
 

@@ -21,7 +21,11 @@ from momentum_core.refinement.recipe import (
 from worker.contract.inspection import Question, StepSpeed
 from worker.contract.job import Stage
 
-PROBE_IMAGES, PROBE_SECONDS = 4, 0.5
+PROBE_IMAGES, MAX_PROBE_IMAGES = 4, 64
+LONG_STEP_SECONDS = 0.1
+"""A step of this length says what an image costs; a shorter one, what a step costs beside."""
+
+PROBE_SECONDS = 0.5
 
 MAX_PROBED_PARAMETERS = 400_000_000
 """With its gradients such a network takes 3.2 GB."""
@@ -106,7 +110,8 @@ def _seconds(question: Question, speed: StepSpeed, planning: float) -> dict[Stag
         held_back = num_train * _number(refinement.held_back, USUAL_HELD_BACK)
         images = refinement.max_steps * batch
         images += min(num_train, CALIBRATION_IMAGES) if refinement.calibrate else 0
-        seconds[Stage.REFINING] = images * (momentum + FORWARD * plain)
+        step = momentum + FORWARD * plain if speed.refining is None else speed.refining
+        seconds[Stage.REFINING] = images * step
         seconds[Stage.REFINING] += num_looks * held_back * FORWARD * momentum
     seconds[Stage.EVALUATING] = evaluating
     return seconds
@@ -123,12 +128,20 @@ def _probe(question: Question) -> float:
     """
     original = build_named(question.architecture, num_classes=question.num_classes)
     channels, side, _ = named_input_shape(question.architecture)
-    images = torch.randn(PROBE_IMAGES, channels, side, side)
-    taken: list[float] = []
-    # A small network is stepped until the first steps, which are slower, count for little.
-    while sum(taken) < PROBE_SECONDS:
+
+    def step(num_images: int) -> float:
+        images = torch.randn(num_images, channels, side, side)
         started = time.perf_counter()
         original(images).square().mean().backward()
-        taken.append(time.perf_counter() - started)
+        return time.perf_counter() - started
+
+    step(PROBE_IMAGES)  # the first one makes what the others find
+    num_images, seconds = PROBE_IMAGES, step(PROBE_IMAGES)
+    while seconds < LONG_STEP_SECONDS and num_images < MAX_PROBE_IMAGES:
+        num_images *= 2
+        seconds = step(num_images)
+    taken = [seconds]
+    while sum(taken) < PROBE_SECONDS:
+        taken.append(step(num_images))
     larger = (question.request.measurement.image_size or side) / side
-    return larger**2 * statistics.median(taken) / PROBE_IMAGES
+    return larger**2 * statistics.median(taken) / num_images

@@ -7,13 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from api.commands.output import (
-    duration,
-    is_terminal,
-    print_json_line,
-    say,
-    seconds_since,
-)
+from api.commands.output import is_terminal, print_json_line, say, seconds_since
+from api.words import duration, progress_words
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -64,26 +59,6 @@ def _event_words(event: Event) -> str:
             return f"queued again ({str(figures.get('reason', '')).replace('_', ' ')})"
         case kind:
             return kind.replace("_", " ")
-
-
-def progress_words(figures: dict[str, Any]) -> str:
-    """Return what a progress event says."""
-    if "loss" in figures:
-        words = f"step {figures['step']} of {figures['max_steps']}  loss {figures['loss']:.4f}"
-        if figures.get("network"):
-            words = f"{figures['network']}: {words}"
-        if figures.get("metric_percent") is not None:
-            words += f"  held-back images {figures['metric_percent']:.2f} %"
-        if figures.get("target_percent") is not None:
-            words += f" (goal {figures['target_percent']:.2f} %)"
-        if figures.get("eta_seconds") is not None:
-            words += f"  {duration(figures['eta_seconds'])} left at most"
-        return words
-    if "num_images" in figures:
-        return f"{figures['num_images']:,} of {figures['total_images']:,} images"
-    if "preparing" in figures:
-        return f"{str(figures['preparing']).replace('_', ' ')} ..."
-    return ""
 
 
 @contextmanager

@@ -29,17 +29,14 @@ from api.commands.output import (
     print_table,
     say,
     short_id,
-    size,
 )
 from api.commands.summary import (
     job_pairs,
-    memory_words,
     network_words,
     print_comparison,
-    result_pairs,
-    state_words,
     took_words,
 )
+from api.words import memory_words, result_pairs, size, state_words
 
 if TYPE_CHECKING:
     from api.client import Job

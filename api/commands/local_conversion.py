@@ -27,11 +27,11 @@ from api.commands.exit_codes import exit_code_of_state
 from api.commands.job_display import showing
 from api.commands.local_names import local_names
 from api.commands.output import print_json, print_pairs, say, short_id
-from api.commands.summary import result_pairs
 from api.problems import Problem
 from api.request_body import parse_request
 from api.schemas.jobs import EventView, JobView
 from api.submission import submit
+from api.words import result_pairs
 from momentum_core.durable_files import new_file
 from momentum_core.errors import MomentumError
 from worker.contract.database import open_database

@@ -9,7 +9,14 @@ import typer
 
 from api.commands.access import connected
 from api.commands.options import DEFAULT_URL, Json, Key, Url
-from api.commands.output import duration, local_time, print_json, print_table, say, short_id, size
+from api.commands.output import (
+    local_time,
+    print_json,
+    print_table,
+    say,
+    short_id,
+)
+from api.words import duration, size
 
 workers = typer.Typer(no_args_is_help=True, help="The processes that carry jobs out.")
 queues = typer.Typer(no_args_is_help=True, help="Where jobs wait.")

@@ -95,25 +95,6 @@ def _print_plain(rows: Rows, numbers: Sequence[int]) -> None:
         say("  ".join(cells).rstrip())
 
 
-def size(num_bytes: float) -> str:
-    """Return a number of bytes as people write it."""
-    value = float(num_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
 def local_time(at: datetime | None) -> str:
     """Return a time by this machine's clock."""
     return "-" if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -8,7 +8,14 @@ import typer
 
 from api.commands.access import connected
 from api.commands.options import DEFAULT_URL, Json, Key, Url
-from api.commands.output import is_terminal, print_json, print_pairs, print_table, say, size
+from api.commands.output import (
+    is_terminal,
+    print_json,
+    print_pairs,
+    print_table,
+    say,
+)
+from api.words import size
 
 
 def zoo(

@@ -17,10 +17,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, func, make_url, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from api.commands.output import duration, size
 from api.diagnosis.findings import Finding, fault, ok, skipped, warning
 from api.supervisor import ServiceError
 from api.supervisor.valkey import embedded_broker, find_server
+from api.words import duration, size
 from worker.contract.database import create_database_engine, database_now, reading
 from worker.contract.intake import SandboxError, sandbox_report
 from worker.contract.job import JobState

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -35,6 +36,9 @@ from worker.contract.request import ConvertRequest
 
 MEASURED_JOBS = 50
 """Jobs among which those with the same architecture say what a step takes."""
+
+REFINED_JOBS = 3
+"""The newest of these say how fast refinement goes."""
 
 router = APIRouter(tags=["conversion"])
 
@@ -126,23 +130,36 @@ def _question(examined: Examined, store: JobStore, tenant: str) -> Question:
 def _measured_speed(architecture: str, store: JobStore, tenant: str) -> StepSpeed | None:
     """Return what the tenant's last jobs with an architecture have measured."""
     jobs = store.find(tenant=tenant, states=[JobState.SUCCEEDED], limit=MEASURED_JOBS)
-    results = [job.result or {} for job in jobs]
     found = [
-        one
-        for one in results
-        if one.get("architecture") == architecture and "seconds_per_image" in one
+        (job.id, job.result)
+        for job in jobs
+        if job.result
+        and job.result.get("architecture") == architecture
+        and "seconds_per_image" in job.result
     ]
-    same = [one for one in found if one["device"] == found[0]["device"]]
+    same = [(job_id, one) for job_id, one in found if one["device"] == found[0][1]["device"]]
     if not same:
         return None
     return StepSpeed(
         **{
-            model: statistics.median(one["seconds_per_image"][model] for one in same)
+            model: statistics.median(one["seconds_per_image"][model] for _, one in same)
             for model in ("original", "momentum")
         },
-        device=same[0]["device"],
+        refining=_refining_seconds([job_id for job_id, _ in same[:REFINED_JOBS]], store),
+        device=same[0][1]["device"],
         num_jobs=len(same),
     )
+
+
+def _refining_seconds(job_ids: Sequence[str], store: JobStore) -> float | None:
+    """Return the seconds per image of what jobs said of their refinement."""
+    speeds = [
+        event.data["images_per_second"]
+        for job_id in job_ids
+        for event in store.events_of(job_id)
+        if event.data.get("images_per_second") and not event.data.get("network")
+    ]
+    return 1 / statistics.median(speeds) if speeds else None
 
 
 async def _answer(inspection_id: str, service: Service, tenant: str) -> InspectionView:

@@ -115,7 +115,15 @@ def test_what_jobs_have_measured_goes_with_the_question(client):
             "device": device,
             "seconds_per_image": {"original": seconds, "momentum": 2 * seconds},
         }
-        claims.succeed(claims.claim(job, worker="w"), result=result, files=[])
+        claim = claims.claim(job, worker="w")
+        claims.record_progress(claim, progress=0.5, data={"images_per_second": 4 / seconds})
+        claims.succeed(claim, result=result, files=[])
     asked = client.post("/inspect", json=ZOO).json()["id"]
     question = client.service.inspections.question(asked)
-    assert question.speed == StepSpeed(original=2.0, momentum=4.0, device="new", num_jobs=2)
+    assert question.speed == StepSpeed(
+        original=2.0,
+        momentum=4.0,
+        refining=pytest.approx(1 / ((4 / 1 + 4 / 3) / 2)),
+        device="new",
+        num_jobs=2,
+    )

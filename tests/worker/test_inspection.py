@@ -85,6 +85,10 @@ def test_time_is_images_times_measured_steps():
     # Original, converted, refined.
     assert found.seconds[Stage.EVALUATING] == pytest.approx(30 * (1 + 3 + 3) / 3)
     assert "2 finished jobs" in found.basis
+    # Where jobs have refined, what their larger batches took counts.
+    known = replace(known, refining=0.25)
+    found = estimate_time(question(asked, num_train=100, num_test=30, speed=known), 0, planning=0.5)
+    assert found.seconds[Stage.REFINING] == pytest.approx(10 * 16 * 0.25 + (2 + 3) * 10 * 3 / 3)
     assert found.to_json()["total_seconds"] == pytest.approx(sum(found.seconds.values()))
 
 

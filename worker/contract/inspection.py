@@ -47,6 +47,12 @@ class StepSpeed:
 
     original: float
     momentum: float
+    refining: float | None = None
+    """Of a step of refinement, the original's answers included; None where no job refined.
+
+    Its batches are larger than those that are measured, which for a small network makes much.
+    """
+
     device: str = ""
     num_jobs: int = 0
 

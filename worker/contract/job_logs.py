@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, Row, func, insert, select
 
 from worker.contract.database import database_now, reading
 from worker.contract.tables import job_logs, jobs
@@ -102,23 +102,35 @@ class JobLogs:
             .limit(limit)
         )
         with self._reader.connect() as connection:
-            return [
-                LogLine(
-                    number=row.number,
-                    at=row.at,
-                    attempt=row.attempt,
-                    level=row.level,
-                    logger=row.logger,
-                    message=row.message,
-                )
-                for row in connection.execute(query)
-            ]
+            return [_line_of(row) for row in connection.execute(query)]
+
+    def newest_of(self, job_id: str, *, limit: int) -> list[LogLine]:
+        """Return the last lines, in order."""
+        query = (
+            select(job_logs)
+            .where(job_logs.c.job_id == job_id)
+            .order_by(job_logs.c.number.desc())
+            .limit(limit)
+        )
+        with self._reader.connect() as connection:
+            return [_line_of(row) for row in connection.execute(query)][::-1]
 
     def has_job(self, job_id: str) -> bool:
         """Return whether a job is still there to be written about."""
         with self._reader.connect() as connection:
             found = connection.scalar(select(jobs.c.id).where(jobs.c.id == job_id))
         return found is not None
+
+
+def _line_of(row: Row[Any]) -> LogLine:
+    return LogLine(
+        number=row.number,
+        at=row.at,
+        attempt=row.attempt,
+        level=row.level,
+        logger=row.logger,
+        message=row.message,
+    )
 
 
 def _room(level: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from worker.report_page import plots
@@ -66,7 +66,7 @@ def _drawn(report: Mapping[str, Any]) -> dict[str, Markup]:
         drawn["batch"] = plots.against_batch(report)
         if report["prediction"]["depth"]:
             drawn["depth"] = plots.against_depth(report)
-    if (report["refinement"] or {}).get("evaluations"):
+    if len((report["refinement"] or {}).get("evaluations") or ()) > 1:
         drawn["accuracy"] = plots.accuracy_against_step(report)
     if report.get("gamma_search"):
         drawn["gamma"] = plots.gamma_trials(report)
@@ -87,7 +87,9 @@ def _categories(report: Mapping[str, Any]) -> list[str]:
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("worker.report_page", ""),
+        loader=ChoiceLoader(
+            [PackageLoader("worker.report_page", ""), PackageLoader("worker.figures", "")]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

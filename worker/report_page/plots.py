@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from worker.report_page.axes import Axis, linear_axis, log_axis
-from worker.report_page.drawing import (
+from worker.figures.axes import Axis, linear_axis, log_axis
+from worker.figures.drawing import (
     BOTTOM,
     LEFT,
     RIGHT,

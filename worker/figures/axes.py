@@ -44,8 +44,10 @@ def linear_axis(
 ) -> Axis:
     """Return an axis with about five round ticks around the values."""
     found = list(values)
+    high = max(found)
     low = 0.0 if from_zero else min(found)
-    high = max(*found, low + 1e-9)
+    if high <= low:  # all of them are alike: a line needs some room around it
+        low, high = (0.0, 1.0) if from_zero else (low - 1.0, high)
     step = _round_step((high - low) / 4 or 1.0)
     low = math.floor(low / step) * step
     num = max(1, math.ceil((high - low) / step - 1e-9))
