@@ -33,9 +33,11 @@ def test_the_commands_for_each_process_are_those_that_are_tested():
     assert documented == [list(command) for command in commands(8000)]
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "docs/running.md", "docs/api.md", "docs/cli.md", "docs/client.md"]
-)
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
+DOCUMENTS += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_leads_somewhere(document):
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
