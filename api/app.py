@@ -13,6 +13,8 @@ from api.dependencies import Service
 from api.head_requests import answer_head
 from api.headers import SecurityHeaders
 from api.job_bodies import JobBodies
+from api.job_looks import JobLooks
+from api.job_polling import JobPolling
 from api.job_watcher import JobWatcher
 from api.known_keys import KnownKeys
 from api.library_names import LibraryNames
@@ -113,6 +115,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         store=store,
         bodies=JobBodies(store),
+        looks=JobLooks(store),
         files=files,
         uploads=UploadStore(engine, files, keep_seconds=settings.upload_seconds),
         partial_uploads=PartialUploads(engine, files, keep_seconds=settings.upload_seconds),
@@ -140,6 +143,7 @@ def create_app(settings: Settings) -> FastAPI:
         seconds=settings.receive_seconds,
         min_bytes_per_second=settings.min_bytes_per_second,
     )
+    app.add_middleware(JobPolling, service=app.state.service)
     app.add_middleware(AuditTrail, log=app.state.service.audit)
     app.add_middleware(SecurityHeaders)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]

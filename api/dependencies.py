@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from api.audit_trail import note_caller
 from api.caller import Caller, identify
 from api.job_bodies import JobBodies
+from api.job_looks import JobLooks
 from api.job_watcher import JobWatcher
 from api.known_keys import KnownKeys
 from api.library_names import LibraryNames
@@ -39,6 +40,7 @@ class Service:
     settings: Settings
     store: JobStore
     bodies: JobBodies
+    looks: JobLooks
     files: FileStore
     uploads: UploadStore
     partial_uploads: PartialUploads
@@ -73,14 +75,24 @@ _bearer = HTTPBearer(
 )
 
 
+async def identified(request: Request, service: Service) -> Caller:
+    """Return who asks, noted for the audit log.
+
+    Raises:
+        Problem: nobody who is let in.
+    """
+    caller = await identify(request, service.known_keys, require_keys=service.settings.require_keys)
+    note_caller(request, caller)
+    return caller
+
+
 async def _caller(
     request: Request,
     service: ServiceDependency,
     _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
     """Return who asks; looking takes another scope than changing."""
-    caller = await identify(request, service.known_keys, require_keys=service.settings.require_keys)
-    note_caller(request, caller)
+    caller = await identified(request, service)
     caller.needs(Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE)
     return caller
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
+from collections.abc import Mapping
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -25,6 +26,15 @@ _TUS_HEADERS = {"Tus-Resumable": "1.0.0"}
 _UPLOADS_PATH = "/uploads"
 
 
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+# As they are sent: every answer has them.
+_PLAIN = _encoded(SECURITY_HEADERS)
+_SECURE = _encoded(SECURITY_HEADERS | _SECURE_ONLY)
+
+
 class SecurityHeaders:
     """ASGI middleware that adds them where a route has not set its own."""
 
@@ -40,13 +50,13 @@ class SecurityHeaders:
 
         async def complete(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
                 path = scope["path"].removeprefix(scope.get("root_path", ""))
-                wanted = SECURITY_HEADERS | (_SECURE_ONLY if scope["scheme"] == "https" else {})
+                wanted = _SECURE if scope["scheme"] == "https" else _PLAIN
                 if path == _UPLOADS_PATH or path.startswith(f"{_UPLOADS_PATH}/"):
-                    wanted |= _TUS_HEADERS
-                for name, value in wanted.items():
-                    headers.setdefault(name, value)
+                    wanted = [*wanted, *_encoded(_TUS_HEADERS)]
+                own = {name for name, _ in message["headers"]}
+                added = [header for header in wanted if header[0] not in own]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         await self._app(scope, receive, complete)

@@ -20,14 +20,18 @@ class JobBodies:
         self._bodies: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._lock = Lock()
 
+    def held(self, job_id: str, revision: int) -> bytes | None:
+        """Return a job's JSON if it is here already."""
+        with self._lock:
+            return self._bodies.get((job_id, revision))
+
     def get(self, job_id: str, revision: int, *, tenant: str) -> tuple[bytes, int]:
         """Return a job's JSON and its revision, which is newer if the job has changed meanwhile.
 
         Raises:
             LookupError: it was deleted meanwhile.
         """
-        with self._lock:
-            found = self._bodies.get((job_id, revision))
+        found = self.held(job_id, revision)
         if found is not None:
             return found, revision
         job = self._store.get(job_id, tenant=tenant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated
 
 import typer
@@ -24,11 +25,18 @@ def serve(
     forwarded_allow_ips: Annotated[
         str, typer.Option(help="Addresses of proxies whose forwarded headers are believed.")
     ] = "127.0.0.1",
+    access_log: Annotated[
+        bool, typer.Option(help="Print every request; it costs as much as answering a poll.")
+    ] = False,
 ) -> None:
     """Run the HTTP API with the settings of the environment."""
     settings = Settings()
+    application = create_app(settings)
+    # What is there now stays: the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
-        create_app(settings),
+        application,
         host=host,
         port=port,
         root_path=root_path,
@@ -36,6 +44,7 @@ def serve(
         http=bounded_protocol(  # type: ignore[arg-type]
             settings.receive_seconds, settings.min_bytes_per_second
         ),
+        access_log=access_log,
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,

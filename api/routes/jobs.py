@@ -8,13 +8,12 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 from fastapi.responses import FileResponse
 from pydantic import StringConstraints
 
-from api.conditional import is_unchanged
 from api.cursor import CURSOR_PATTERN, read_cursor, write_cursor
 from api.dependencies import ID, JobDependency, ServiceDependency, TenantDependency, job_not_found
 from api.downloads import DOWNLOAD_PROBLEMS, Download, download, no_result
+from api.job_polling import answer_poll
 from api.negotiation import preferred
 from api.openapi import problems
-from api.polling import RETRY_SECONDS
 from api.schemas.jobs import JobComparison, JobPage, JobSummary, JobView
 from worker.contract.artifact_names import (
     BUNDLE_FILE,
@@ -116,27 +115,14 @@ def not_a_job() -> None:
 
 
 @router.get("/{job_id}", operation_id="get_job", summary="Follow a job", response_model=JobView)
-def get_job(
+async def get_job(
     job_id: str,
     service: ServiceDependency,
     tenant: TenantDependency,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Return a job; ask again after `Retry-After` seconds until its state is final."""
-    try:
-        if not ID.fullmatch(job_id):
-            raise LookupError
-        revision, state = service.store.look(job_id, tenant=tenant)
-        headers = {"ETag": f'"{revision}"', "Cache-Control": "no-cache"}
-        if not state.is_final:
-            headers["Retry-After"] = str(RETRY_SECONDS)
-        if is_unchanged(headers["ETag"], if_none_match):
-            return Response(status_code=304, headers=headers)
-        body, revision = service.bodies.get(job_id, revision, tenant=tenant)
-        headers["ETag"] = f'"{revision}"'  # it may have changed since the look
-    except LookupError:
-        raise job_not_found() from None
-    return Response(body, media_type="application/json", headers=headers)
+    return await answer_poll(job_id, service, tenant=tenant, if_none_match=if_none_match)
 
 
 @router.get(

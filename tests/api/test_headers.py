@@ -24,7 +24,7 @@ def test_every_answer_has_the_security_headers(client, path):
 
 
 def test_an_error_of_the_service_has_them_too(client, service, monkeypatch):
-    monkeypatch.setattr(service.store, "look", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(service.store, "look_at", lambda *_, **__: 1 / 0)
     answer = client.get(f"/jobs/{'0' * 32}")
     assert answer.status_code == 500
     assert answer.headers["x-content-type-options"] == "nosniff"

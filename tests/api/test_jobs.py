@@ -117,7 +117,7 @@ def test_an_unknown_job_is_not_found(client, path):
 
 
 def test_an_error_of_the_service_tells_nothing_of_its_inside(client, service, monkeypatch):
-    monkeypatch.setattr(service.store, "look", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(service.store, "look_at", lambda *_, **__: 1 / 0)
     answer = client.get(f"/jobs/{'0' * 32}")
     assert "division" not in problem_of(answer, 500, "internal_error")
 

@@ -189,6 +189,17 @@ class JobStore:
             raise LookupError(f"no job {job_id}")
         return row.revision, JobState(row.state)
 
+    def look_at(self, job_ids: Collection[str]) -> dict[str, tuple[str, int, JobState]]:
+        """Return tenant, revision and state of each of these jobs that there is."""
+        query = select(jobs.c.id, jobs.c.tenant, jobs.c.revision, jobs.c.state).where(
+            jobs.c.id.in_(job_ids)
+        )
+        with self._reader.connect() as connection:
+            return {
+                row.id: (row.tenant, row.revision, JobState(row.state))
+                for row in connection.execute(query)
+            }
+
     def find(
         self,
         *,
