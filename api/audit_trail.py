@@ -141,7 +141,8 @@ class _Refusals:
 
 def _target(scope: Scope, location: str | None) -> str:
     target = location or scope["state"].get("target") or scope["path"]
-    target = target.removeprefix(scope.get("root_path", ""))[:MAX_TARGET_CHARACTERS]
+    target = target.removeprefix(scope.get("root_path", "")).partition("?")[0]
+    target = target[:MAX_TARGET_CHARACTERS]
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in target)
 
 

@@ -112,12 +112,14 @@ def check_cookie_site(request: Request) -> None:
     """
     if request.method in _SAFE_METHODS:
         return
-    if urlsplit(request.headers.get("origin", "")).netloc != request.headers.get("host"):
+    origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
+    if urlsplit(origin).netloc != host:
         raise Problem(
             403,
             "foreign_site",
-            "with a cookie in place of a key only this service's own pages may change something; "
-            "send the key in the header Authorization",
+            "with a cookie in place of a key only this service's own pages may change something, "
+            f"and this came from {origin[:200]!r} to {host[:200]!r}; send the key in the header "
+            "Authorization, or have the proxy pass on the header Host as it came",
         )
 
 

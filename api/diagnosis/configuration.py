@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from api.diagnosis.findings import Finding, fault, ok
-from worker.contract.settings import Settings
+from worker.contract.settings import SECRETS_DIR_VARIABLE, Settings
 
 _PREFIX = "MOMENTUM_"
 _OF_COMMANDS = ("MOMENTUM_URL", "MOMENTUM_KEY")
-_OF_TESTS = ("MOMENTUM_SHARED_DATA",)
+_OF_TESTS = ("MOMENTUM_SHARED_DATA", "MOMENTUM_AXE")
 _LOOK = "docs/settings.md lists all of them"
 
 
@@ -33,7 +33,7 @@ def check_settings(
     findings = [_unknown(name, known) for name in _strangers(environment, known)]
     given = {} if data_dir is None else {"data_dir": data_dir}
     try:
-        settings = Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)
     except ValidationError as error:
         for one in error.errors():
             name = f"{_PREFIX}{one['loc'][0]}".upper()
@@ -41,7 +41,7 @@ def check_settings(
             findings.append(
                 fault("settings", f"{name} is {value[:80]!r}: {one['msg']}", f"mend it; {_LOOK}")
             )
-        settings = Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)
     if not findings:
         count = sum(name in environment for name in known)
         findings = [ok("settings", f"{count} set, the others have their defaults")]
@@ -49,7 +49,7 @@ def check_settings(
 
 
 def _strangers(environment: MutableMapping[str, str], known: tuple[str, ...]) -> list[str]:
-    ours = {*known, *_OF_COMMANDS, *_OF_TESTS}
+    ours = {*known, SECRETS_DIR_VARIABLE, *_OF_COMMANDS, *_OF_TESTS}
     names = [name for name in environment if name.upper().startswith(_PREFIX)]
     return sorted(name for name in names if name.upper() not in ours)
 

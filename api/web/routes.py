@@ -34,9 +34,8 @@ from api.web.pages import HEADERS, PageRoute, page
 from api.web.timeline import seconds_left, stages
 from api.words import result_pairs
 from worker.contract.artifact_names import REPORT_FILE
-from worker.contract.job import Event, Job, JobState
+from worker.contract.job import Job, JobState
 from worker.contract.job_logs import MAX_LINES, RESERVED_LINES
-from worker.contract.job_store import MAX_EVENTS
 from worker.contract.key_store import Scope
 
 SHOWN_LINES = 200
@@ -107,7 +106,7 @@ def show_job(
     request: Request, job: JobDependency, service: ServiceDependency, caller: CallerDependency
 ) -> Response:
     """Show how a job goes, and what came of it."""
-    events = _all_events(job, service)
+    events = service.store.outline_of(job)
     now = time.time()
     store = service.store
     view = JobView.of_all(job, store.artifacts_of(job.id), store.uploads_of(job))
@@ -196,15 +195,6 @@ def show_reference(request: Request) -> Response:
 
 def _may_write(scopes: frozenset[Scope]) -> bool:
     return bool({Scope.WRITE, Scope.ADMIN} & scopes)
-
-
-def _all_events(job: Job, service: Service) -> list[Event]:
-    found: list[Event] = []
-    while True:
-        more = service.store.events_of(job.id, after=found[-1].number if found else 0)
-        found += more
-        if len(more) < MAX_EVENTS:
-            return found
 
 
 def _report(job: Job, view: JobView, service: Service) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from api.web.pages import SIGN_IN_PATH, PageRoute, page
 SIGNED_IN_SECONDS = 12 * 3600
 
 MAX_ADDRESS_CHARACTERS = 2000
+MAX_FORM_BYTES = 16 << 10
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -29,7 +30,8 @@ async def show_sign_in(
     return page(request, "sign_in", next=next, is_wrong=False)
 
 
-@router.post(SIGN_IN_PATH)
+# Nobody is known yet: no more is read than a form has.
+@router.post(SIGN_IN_PATH, max_body_size=MAX_FORM_BYTES)
 async def sign_in(
     request: Request,
     service: ServiceDependency,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from api.words import progress_words
 from worker.contract.job import Event, Job, JobState, Stage
+from worker.contract.zoo import ZOO
 
 MIN_PROGRESS = 0.1
 """Of a job that has come less far, nothing is foretold."""
@@ -49,20 +51,54 @@ def stages(job: Job, events: Sequence[Event], now: float) -> list[StageView]:
         words = _last_words(events) if state == "now" else ""
         found.append(StageView(name=name, state=state, seconds=max(0.0, end - start), words=words))
     if not job.state.is_final:
-        order = [str(stage) for stage in Stage]
-        last = max((order.index(one.name) for one in found if one.name in order), default=-1)
-        for name in order[last + 1 :]:
-            if name == Stage.REFINING and job.request.get("refinement", True) is None:
-                continue
-            found.append(StageView(name=name, state="to come", seconds=None))
+        names = [one.name for one in found]
+        found += [
+            StageView(name=name, state="to come", seconds=None)
+            for name in _still_to_come(_sequence(job), names)
+        ]
     return found
+
+
+def _sequence(job: Job) -> list[Stage]:
+    """Return the stages of a job in the order in which its worker enters them."""
+    before = [Stage.LOADING, Stage.PLANNING, Stage.CONVERTING, Stage.MEASURING]
+    between: list[Stage] = []
+    if _has_images(job):
+        between = [Stage.EVALUATING, Stage.REFINING, Stage.EVALUATING]
+        if job.request.get("task") == "finetune":
+            between = [Stage.REFINING, Stage.EVALUATING]
+        elif job.request.get("refinement") is None:
+            between = [Stage.EVALUATING]
+    return [*before, *between, Stage.PACKAGING]
+
+
+def _has_images(job: Job) -> bool:
+    named = (job.request.get("source") or {}).get("zoo")
+    return job.data_id is not None or bool(job.request.get("data")) or _brings_images(named)
+
+
+def _brings_images(name: str | None) -> bool:
+    return any(
+        one.data_file is not None
+        and (one.name == name or (one.is_default and one.architecture == name))
+        for one in ZOO
+    )
+
+
+def _still_to_come(sequence: Sequence[Stage], begun: Sequence[str]) -> Sequence[Stage]:
+    at = 0
+    for name in begun:
+        with suppress(ValueError):
+            at = sequence.index(Stage(name), at) + 1
+    return sequence[at:]
 
 
 def seconds_left(job: Job, events: Sequence[Event], now: float) -> float | None:
     """Return what a running job still takes: as training says, or in proportion to what is done."""
     if job.state != JobState.RUNNING or job.started_at is None:
         return None
-    last = next((event for event in reversed(events) if event.kind == "progress"), None)
+    told = (event for event in reversed(events) if event.attempt == job.attempt)
+    last = next((event for event in told if event.kind == "progress"), None)
     if last is not None and last.data.get("eta_seconds") is not None:
         return max(0.0, float(last.data["eta_seconds"]) - (now - last.at))
     if not MIN_PROGRESS <= job.progress < 1:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 from sqlalchemy import create_engine, insert, text
 
+from tests.benchmarks import promptness
 from tests.benchmarks.api_process import Served, api, load, process
 from tests.benchmarks.claims import Claim
 from tests.benchmarks.crowds import follow_all, stall_all
@@ -50,6 +51,7 @@ def run() -> Iterator[Claim]:
             with process(["tests.benchmarks.bare_server", *places], {}) as bare:
                 yield from _single_job(ours, bare, job["id"])
                 yield from _uploads(ours, bare, folder)
+        yield from promptness.run(folder)
         yield from _streams(folder / "streams")
         yield from _slow_clients(folder / "slow")
         yield from _lists(folder / "lists", None)

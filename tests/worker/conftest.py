@@ -85,7 +85,9 @@ def report_folder(tmp_path_factory) -> Path:
     request = ConvertRequest(
         source=Source(zoo="digits_resnet26"),
         measurement=MeasurementConfig(batch_size=16, repeats=2),
-        refinement=RefinementConfig(max_steps=8, batch_size=64, calibrate=False),
+        refinement=RefinementConfig(
+            max_steps=8, batch_size=64, calibrate=False, goal=None, evaluation_interval=4
+        ),
     )
     job = JobStore(services.claims.engine).submit(request, tenant="default")
     run_job(job.id, services)

@@ -8,10 +8,12 @@ from typing import Any
 
 from sqlalchemy import (
     Engine,
+    Row,
     bindparam,
     func,
     insert,
     literal,
+    or_,
     select,
     tuple_,
 )
@@ -38,6 +40,9 @@ from worker.contract.tables import (
     jobs,
     uploads,
 )
+
+OUTLINE_EVENTS, NEWEST_EVENTS = 500, 50
+"""Events of an outline: of its whole length, and at its end."""
 
 MAX_EVENTS = 1000
 """Events in one page."""
@@ -338,12 +343,29 @@ class JobStore:
             .limit(MAX_EVENTS)
         )
         with self._reader.connect() as connection:
-            return [
-                Event(
-                    number=row.number, kind=row.kind, at=row.at, attempt=row.attempt, data=row.data
-                )
-                for row in connection.execute(query)
-            ]
+            return [_event_of(row) for row in connection.execute(query)]
+
+    def outline_of(self, job: Job) -> list[Event]:
+        """Return a job's events in order, those of its progress thinned to a few hundred.
+
+        The newest ones are all there: what a person sees of a job that has run for days costs no
+        more than of one that has run for minutes.
+        """
+        stride = 1 + job.revision // OUTLINE_EVENTS
+        query = (
+            select(events)
+            .where(
+                events.c.job_id == job.id,
+                or_(
+                    events.c.kind != "progress",
+                    events.c.number % stride == 0,
+                    events.c.number > job.revision - NEWEST_EVENTS,
+                ),
+            )
+            .order_by(events.c.number)
+        )
+        with self._reader.connect() as connection:
+            return [_event_of(row) for row in connection.execute(query)]
 
     def count_unfinished(self, tenant: str) -> int:
         """Return how many of a tenant's jobs wait or run."""
@@ -373,6 +395,10 @@ class JobStore:
         """Ask the database something; raises what its driver raises if it does not answer."""
         with self._reader.connect() as connection:
             connection.execute(select(jobs.c.id).limit(1))
+
+
+def _event_of(row: Row[Any]) -> Event:
+    return Event(number=row.number, kind=row.kind, at=row.at, attempt=row.attempt, data=row.data)
 
 
 def _upload_row(upload: Upload, now: float | None) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,11 +18,18 @@ from worker.contract.address_guard import Network
 
 SECONDS_PER_DAY = 86400.0
 
+SECRETS_DIR_VARIABLE = "MOMENTUM_SECRETS_DIR"
+"""Names a folder whose files are settings, each named like its variable in small letters."""
+
 
 class Settings(BaseSettings):
     """Settings of the API, the relay and the worker; each field is `MOMENTUM_` and its name."""
 
     model_config = SettingsConfigDict(env_prefix="MOMENTUM_", env_ignore_empty=True, frozen=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Read the environment, and the folder of secrets that it names, if it names one."""
+        super().__init__(_secrets_dir=os.environ.get(SECRETS_DIR_VARIABLE) or None, **values)
 
     data_dir: Path = Field(
         default=Path(".momentum"),

@@ -59,6 +59,7 @@ class SentFile {
         if (this.sent !== sending || error.name === "AbortError") return;
         this.sent = null;
         this.bar.hidden = true;
+        this.input.value = ""; // or choosing the same file again would tell us nothing
         this.say(error.message);
       },
     );
@@ -189,11 +190,12 @@ function showRefusal(error) {
   if (error.name !== "AbortError") showProblem(error);
 }
 
-async function doing(words, work) {
+// Does what a button stands for; another button may be pressed meanwhile.
+async function doing(button, words, work) {
+  if (button.getAttribute("aria-disabled") === "true") return;
   clearProblem();
   form.querySelectorAll("[aria-invalid]").forEach((one) => one.removeAttribute("aria-invalid"));
-  const buttons = form.querySelectorAll(".actions button");
-  buttons.forEach((one) => { one.disabled = true; });
+  button.setAttribute("aria-disabled", "true");
   at("form-told").textContent = words;
   try {
     await work();
@@ -201,21 +203,26 @@ async function doing(words, work) {
     showRefusal(error);
   } finally {
     at("form-told").textContent = "";
-    buttons.forEach((one) => { one.disabled = false; });
+    button.removeAttribute("aria-disabled");
   }
 }
 
 // --- what would happen
 
+let looking = new AbortController();
+
 async function inspect() {
+  const { signal } = looking;
   const panel = at("inspection");
   panel.hidden = true;
-  let found = await (await send("POST", "/inspect", { body: await wanted() })).json();
+  let found = await (await send("POST", "/inspect", { body: await wanted(), signal })).json();
   while (found.state === "waiting") {
+    at("form-told").textContent = "Looking; the inspection worker takes its time …";
     await new Promise((resume) => setTimeout(resume, 1000));
-    found = await (await send("GET", `/inspections/${found.id}`)).json();
+    found = await (await send("GET", `/inspections/${found.id}`, { signal })).json();
   }
   const { page } = await loadPage(`${root}/ui/inspections/${found.id}`);
+  signal.throwIfAborted();
   const part = document.importNode(page.getElementById("found"), true);
   settle(part);
   panel.replaceChildren(part);
@@ -223,7 +230,7 @@ async function inspect() {
   panel.focus();
 }
 
-at("inspect").addEventListener("click", () => doing("Looking …", inspect));
+at("inspect").addEventListener("click", (event) => doing(event.currentTarget, "Looking …", inspect));
 
 // --- submitting; the same request that is sent twice makes one job
 
@@ -243,5 +250,7 @@ async function convert() {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  doing("Sending …", convert);
+  looking.abort();
+  looking = new AbortController();
+  doing(form.querySelector("button.main"), "Sending …", convert);
 });

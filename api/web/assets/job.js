@@ -1,23 +1,29 @@
 // A job's page: what happens to it is told by its event stream.
 
 import { refresh } from "./page.js";
-import { root, showProblem } from "./service.js";
+import { clearProblem, root, showProblem } from "./service.js";
 
 const MIN_PAUSE = 700; // milliseconds between two looks
 let due = false;
 let looking = false;
+let failed = false;
+let gone = false;
 
 // A look for many events; one that takes long is followed by a longer pause.
 async function look() {
   due = true;
   if (looking) return;
   looking = true;
-  while (due) {
+  while (due && !gone) {
     due = false;
     const started = performance.now();
     try {
       await refresh();
+      if (failed) clearProblem();
+      failed = false;
     } catch (error) {
+      failed = true;
+      gone = error.status === 404;
       showProblem(error);
     }
     const took = performance.now() - started;
@@ -40,7 +46,7 @@ function follow() {
   }
   // Lines of the log and the time that is left are no events.
   const clock = setInterval(() => {
-    if (document.getElementById("head").dataset.over === "true") {
+    if (gone || document.getElementById("head").dataset.over === "true") {
       clearInterval(clock);
       stream.close();
     } else if (!document.hidden) look();

@@ -1,6 +1,6 @@
 // What every page does: buttons that act, times by the reader's clock, parts that live.
 
-import { clearProblem, loadPage, root, send, showProblem } from "./service.js";
+import { clearProblem, loadPage, Refusal, root, send, showProblem } from "./service.js";
 
 const shown = new Map(); // what the service last sent of each living part
 
@@ -13,10 +13,10 @@ export function settle(part) {
 
 // Loads this page again and puts its living parts in the place of the old ones.
 export async function refresh() {
-  const { ok, page } = await loadPage(location.href);
-  if (!ok) {
+  const { status, page } = await loadPage(location.href);
+  if (status !== 200) {
     const told = page.querySelector("main p")?.textContent;
-    throw new Error(told || "This page is no more.");
+    throw new Refusal(status, { detail: told || `The service answered ${status}.` });
   }
   document.title = page.title;
   for (const part of document.querySelectorAll("[data-live]")) {
@@ -41,20 +41,29 @@ function replace(part, fresh) {
   part.replaceWith(adopted);
   const newLog = adopted.querySelector("pre.log");
   if (newLog) newLog.scrollTop = scrolled ?? newLog.scrollHeight;
-  if (focused) (adopted.querySelector(focused) || document.getElementById("main")).focus({ preventScroll: true });
+  if (focused) {
+    const again = adopted.querySelectorAll(focused.selector)[focused.at] || document.getElementById("main");
+    again.focus({ preventScroll: true });
+  }
   adopted.dispatchEvent(new CustomEvent("renewed", { bubbles: true }));
 }
 
+// Where to find an element again in a part that came anew.
 function pathTo(element) {
-  const name = element.dataset.act ? `[data-act="${CSS.escape(element.dataset.act)}"]` : "";
-  const value = element.value && element.type === "checkbox" ? `[value="${CSS.escape(element.value)}"]` : "";
-  return `${element.localName}${name}${value}`;
+  for (const [name, value] of [["data-act", element.dataset.act], ["data-act-chosen", element.dataset.actChosen],
+    ["href", element.getAttribute("href")], ["value", element.type === "checkbox" ? element.value : null]]) {
+    if (value) return { selector: `${element.localName}[${name}="${CSS.escape(value)}"]`, at: 0 };
+  }
+  const alike = [...element.closest("[data-live]").querySelectorAll(element.localName)];
+  return { selector: element.localName, at: alike.indexOf(element) };
 }
 
 async function act(button, requests) {
+  // Not `disabled`, which would take the focus away.
+  if (button.getAttribute("aria-disabled") === "true") return;
   if (button.dataset.confirm && !window.confirm(button.dataset.confirm)) return;
   clearProblem();
-  button.disabled = true;
+  button.setAttribute("aria-disabled", "true");
   try {
     let answer;
     for (const [method, path] of requests) answer = await send(method, path);
@@ -65,7 +74,7 @@ async function act(button, requests) {
   } catch (error) {
     showProblem(error);
   } finally {
-    button.disabled = false;
+    button.removeAttribute("aria-disabled");
   }
 }
 
@@ -82,8 +91,8 @@ document.addEventListener("click", (event) => {
   else act(button, ids.map((id) => [method, path.replace("{id}", id)]));
 });
 
-document.getElementById("chosen")?.addEventListener("submit", (event) => {
-  if (document.querySelectorAll("input[name=job]:checked").length < 2) {
+document.addEventListener("submit", (event) => {
+  if (event.target.id === "chosen" && document.querySelectorAll("input[name=job]:checked").length < 2) {
     event.preventDefault();
     showProblem(new Error("Choose two finished jobs or more to compare."));
   }

@@ -1,6 +1,7 @@
 // Requests to the service. Errors are its own sentences (RFC 9457).
 
 export const root = document.body.dataset.root;
+const NO_ANSWER = "The service does not answer. Is it running?";
 
 export class Refusal extends Error {
   constructor(status, problem) {
@@ -23,7 +24,7 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
     response = await fetch(root + path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal(0, { detail: "The service does not answer. Is it running?", code: "no_answer" });
+    throw new Refusal(0, { detail: NO_ANSWER, code: "no_answer" });
   }
   if (response.status === 401) location.assign(signInAddress());
   if (!response.ok) {
@@ -35,23 +36,32 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
 
 // Loads one of our pages; a session that is over leads to signing in.
 export async function loadPage(address) {
-  const response = await fetch(address, { headers: { Accept: "text/html" } });
+  let response;
+  try {
+    response = await fetch(address, { headers: { Accept: "text/html" } });
+  } catch {
+    throw new Refusal(0, { detail: NO_ANSWER, code: "no_answer" });
+  }
   if (response.redirected && new URL(response.url).pathname.endsWith("/ui/sign-in")) {
     location.assign(signInAddress());
   }
   const text = await response.text();
-  return { ok: response.ok, page: new DOMParser().parseFromString(text, "text/html") };
+  return { status: response.status, page: new DOMParser().parseFromString(text, "text/html") };
 }
 
+// Says what is wrong; the same thing is said once.
 export function showProblem(error) {
   const place = document.getElementById("problem");
+  if (!place.hidden && place.textContent === error.message) return;
   place.textContent = error.message;
   place.hidden = false;
   place.scrollIntoView({ block: "nearest" });
 }
 
 export function clearProblem() {
-  document.getElementById("problem").hidden = true;
+  const place = document.getElementById("problem");
+  place.hidden = true;
+  place.textContent = "";
 }
 
 export function written(bytes) {

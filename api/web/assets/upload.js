@@ -5,6 +5,7 @@ import { Refusal, send } from "./service.js";
 
 const PIECE = 8 * 2 ** 20;
 const MAX_FAILURES = 8;
+const GONE = [404, 410];
 const TUS = { "Tus-Resumable": "1.0.0" };
 
 // Returns the id and the SHA-256 of the file as it arrived. `told` hears how many bytes are there.
@@ -27,7 +28,7 @@ export async function upload(file, told, signal) {
       failures = 0;
     } catch (error) {
       if (!(error instanceof Refusal) || !isPassing(error)) {
-        localStorage.removeItem(memory);
+        if (GONE.includes(error.status)) localStorage.removeItem(memory);
         throw error;
       }
       failures += 1;
@@ -57,7 +58,7 @@ async function received(place, size, signal) {
     const answer = await send("HEAD", place, { headers: TUS, signal });
     return Number(answer.headers.get("Upload-Length")) === size ? Number(answer.headers.get("Upload-Offset")) : null;
   } catch (error) {
-    if (error instanceof Refusal && [404, 410].includes(error.status)) return null;
+    if (error instanceof Refusal && GONE.includes(error.status)) return null;
     throw error;
   }
 }

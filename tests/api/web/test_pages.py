@@ -147,6 +147,42 @@ def test_a_jobs_page_tells_how_it_goes(client, claims, job):
     assert "Cancel</button>" in text
 
 
+def _listed(client, job: str) -> list[tuple[str, str]]:
+    return re.findall(
+        r'<li class="([a-z-]+)"[^>]*>\s*<span class="name">([a-z]+)',
+        client.get(f"/ui/jobs/{job}").text,
+    )
+
+
+def test_what_is_to_come_is_what_the_worker_will_do(client, claims):
+    job = client.post("/convert", json=ZOO).json()["id"]
+    all_stages = ["loading", "planning", "converting", "measuring"]
+    rest = ["evaluating", "refining", "evaluating", "packaging"]
+    assert _listed(client, job) == [("to-come", one) for one in all_stages + rest]
+    claim = claims.claim(job, worker="w")
+    for stage in (Stage.LOADING, Stage.EVALUATING):
+        claims.enter_stage(claim, stage, progress=0.1)
+    done = [("done", "loading"), ("now", "evaluating")]
+    assert _listed(client, job) == done + [("to-come", one) for one in rest[1:]]
+    plain = client.post("/convert", json=ZOO | {"refinement": None}).json()["id"]
+    assert [name for _, name in _listed(client, plain)] == [*all_stages, "evaluating", "packaging"]
+    blind = client.post("/convert", json={"source": {"zoo": "resnet18"}}).json()["id"]
+    assert [name for _, name in _listed(client, blind)] == [*all_stages, "packaging"]
+
+
+def test_a_long_jobs_page_reads_few_events_and_the_newest(client, service, claims, job):
+    claim = claims.claim(job, worker="w")
+    claims.enter_stage(claim, Stage.REFINING, progress=0.1)
+    for step in range(1200):
+        data = {"step": step, "max_steps": 9999, "loss": 1.0 + step}
+        claims.record_progress(claim, progress=0.2, data=data)
+    found = service.store.outline_of(service.store.get(job, tenant="default"))
+    assert len(found) < 600
+    assert [one.kind for one in found[:3]] == ["queued", "started", "stage"]
+    assert [one.data["step"] for one in found[-50:]] == list(range(1150, 1200))
+    assert "Loss: <data>1200.0000</data>" in checked(client.get(f"/ui/jobs/{job}"))
+
+
 def test_a_finished_jobs_page_has_result_files_and_snippets(client, service, claims, job):
     finish(service, claims, job, {"architecture": "digits_resnet26"})
     text = checked(client.get(f"/ui/jobs/{job}"))
@@ -305,6 +341,22 @@ def test_a_wrong_key_is_refused(guarded, key):
     answer = sign_in(guarded, key)
     assert answer.status_code in (401, 422)
     assert "set-cookie" not in answer.headers
+
+
+def test_who_is_not_known_cannot_send_much_to_the_form(guarded):
+    answer = sign_in(guarded, "x" * 20_000)
+    assert answer.status_code == 413
+
+
+def test_signing_in_is_noted_but_not_where_to(guarded, guarding, keys, secret):
+    admin = keys.create(tenant="a", name="k", scopes=[Scope.ADMIN])[1]
+    sign_in(guarded, "mz_wrong")
+    sign_in(guarded, secret, "/ui/jobs?text=private")
+    guarded.cookies.clear()
+    entries = guarded.get("/audit", headers=bearer(admin)).json()["entries"]
+    told = [(one["operation"], one["outcome"], one["target"]) for one in entries]
+    assert told == [("sign_in", "succeeded", "/ui/jobs"), ("sign_in", "refused", "/ui/sign-in")]
+    assert secret not in str(entries)
 
 
 def test_a_revoked_key_is_out_at_once(guarded, guarding, keys, secret):

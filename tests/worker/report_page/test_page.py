@@ -129,6 +129,13 @@ def test_every_plot_has_a_title_and_a_table_after_it(page):
         assert "table" in tags[start:end]
 
 
+def test_one_evaluation_is_no_line(report):
+    assert 'aria-labelledby="accuracy-title"' in html_text(report)
+    evaluations = report["refinement"]["evaluations"][:1]
+    short = report | {"refinement": report["refinement"] | {"evaluations": evaluations}}
+    assert 'aria-labelledby="accuracy-title"' not in html_text(short)
+
+
 def test_lines_are_drawn_where_the_figures_are(report, page):
     """The peak line of the plot against depth, by the plot's own ticks."""
     text = html_text(report)

@@ -1,0 +1,127 @@
+"""The services of docker-compose.yml, started as their file says, and killed in turn."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import time
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.self_hosting.compose import Composed
+
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(900)]
+
+make_secrets = runpy.run_path(str(ROOT / "docker" / "make_secrets.py"))["make"]
+JOB = {
+    "source": {"zoo": "digits_resnet26"},
+    "measurement": {"rivals": False, "predict": False},
+    "refinement": {"max_steps": 3, "batch_size": 64, "goal": None, "calibrate": False},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("compose")
+
+
+@pytest.fixture
+def composed(folder, postgres_url):
+    found = Composed(folder, postgres_url)
+    try:
+        found.up()
+        yield found
+    finally:
+        found.down()
+
+
+class Client:
+    """Somebody who has the first key."""
+
+    def __init__(self, composed: Composed) -> None:
+        key = (composed.volume("data") / "first-key").read_text().strip()
+        headers = {"Authorization": f"Bearer {key}"}
+        self.http = httpx.Client(base_url=composed.url, headers=headers, timeout=30)
+        self.composed = composed
+
+    def submit(self) -> str:
+        """Ask for a job, again and again while nobody answers."""
+        until = time.monotonic() + 60
+        key = {"Idempotency-Key": os.urandom(16).hex()}
+        while True:
+            try:
+                answer = self.http.post("/convert", json=JOB, headers=key)
+                assert answer.status_code == 202, answer.text
+                return str(answer.json()["id"])
+            except httpx.TransportError:
+                assert time.monotonic() < until
+                time.sleep(0.5)
+
+    def wait(self, job_id: str, seconds: float = 120) -> dict:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                job = self.http.get(f"/jobs/{job_id}").json()
+                if job["state"] in ("succeeded", "failed", "cancelled"):
+                    return job
+            except httpx.TransportError:
+                job = {}
+            assert time.monotonic() < until, (job, self.composed.log("worker-cpu"))
+            time.sleep(0.3)
+
+
+def test_each_service_is_killed_in_turn_and_nothing_is_lost(composed):
+    assert httpx.get(f"{composed.url}/jobs").status_code == 401
+    client = Client(composed)
+    inspected = client.http.post("/inspect", json=JOB)
+    assert inspected.status_code in (200, 202)
+    finished = [client.wait(client.submit())]
+    for name in ("broker", "api", "relay", "worker-cpu", "inspection"):
+        before = client.submit()
+        composed.kill(name)
+        if name != "api":
+            during = client.submit()  # it is taken while the service is away
+        composed.start(name)
+        if "healthcheck" in composed.services[name]:
+            composed.wait_until_healthy(name)
+        if name == "api":
+            during = client.submit()
+        finished += [client.wait(before), client.wait(during)]
+    assert [one["state"] for one in finished] == ["succeeded"] * len(finished)
+    listed = client.http.get("/jobs").json()["jobs"]
+    assert {one["id"] for one in listed} == {one["id"] for one in finished}
+    for one in finished:
+        weights = client.http.get(f"/jobs/{one['id']}/weights")
+        assert weights.status_code == 200
+    # A worker that Compose stops is gone long before it would be killed.
+    started = time.monotonic()
+    composed.stop("worker-cpu", seconds=60)
+    assert time.monotonic() - started < 20
+
+
+def test_a_second_start_finds_the_secrets_of_the_first(tmp_path):
+    make_secrets(tmp_path)
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(before) == 4
+    make_secrets(tmp_path)
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_secrets_that_were_not_finished_are_made_whole_and_the_databases_stays(tmp_path):
+    make_secrets(tmp_path)
+    password = (tmp_path / "database" / "password").read_text()
+    # Killed before the last one, or while it was written: as others than root it may not be.
+    (tmp_path / "service" / "momentum_broker_url").unlink()
+    (tmp_path / "service" / "momentum_broker_url.new").touch(mode=0o444)
+    make_secrets(tmp_path)
+    assert (tmp_path / "database" / "password").read_text() == password
+    assert password in (tmp_path / "service" / "momentum_database_url").read_text()
+    users = (tmp_path / "broker" / "users.acl").read_text()
+    broker = (tmp_path / "service" / "momentum_broker_url").read_text()
+    assert broker.partition("momentum:")[2].partition("@")[0] in users
+    assert not list(tmp_path.rglob("*.new"))
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert path.stat().st_mode & 0o222 == 0
