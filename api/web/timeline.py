@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from api.words import progress_words
+from momentum_core.errors import ArchitectureError
 from worker.contract.job import Event, Job, JobState, Stage
-from worker.contract.zoo import ZOO
+from worker.contract.zoo import find_zoo_entry
 
 MIN_PROGRESS = 0.1
 """Of a job that has come less far, nothing is foretold."""
@@ -78,11 +79,10 @@ def _has_images(job: Job) -> bool:
 
 
 def _brings_images(name: str | None) -> bool:
-    return any(
-        one.data_file is not None
-        and (one.name == name or (one.is_default and one.architecture == name))
-        for one in ZOO
-    )
+    try:
+        return name is not None and find_zoo_entry(name).data_file is not None
+    except ArchitectureError:  # a library's name
+        return False
 
 
 def _still_to_come(sequence: Sequence[Stage], begun: Sequence[str]) -> Sequence[Stage]:
