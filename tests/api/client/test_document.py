@@ -1,4 +1,4 @@
-"""The examples of docs/client.md run as they stand there."""
+"""The examples of docs/client.md, and the README's, run as they stand there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.guides.examples import blocks, run
 
 TEXT = (ROOT / "docs" / "client.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.+?)^```", TEXT, re.M | re.S)
@@ -35,3 +36,11 @@ def test_an_example_runs(url_of_running_service, tmp_path, at, words):
 
 def test_every_example_is_run():
     assert len(EXAMPLES) == 3
+
+
+def test_the_readmes_program_and_the_one_that_loads_its_file_run(url_of_running_service, tmp_path):
+    program, loading, _ = blocks("README.md", "python")
+    program = program.replace("http://127.0.0.1:8000", url_of_running_service)
+    assert "'refined'" in run([sys.executable, "-c", program], tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    run([sys.executable, "-c", loading], tmp_path)
