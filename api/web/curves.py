@@ -117,7 +117,7 @@ def _percent_curve(percents: _Series, target: float | None) -> Curve:
     levels = [] if target is None else [Level(target, f"goal {target:.2f} %")]
     return Curve(
         name="percent",
-        caption="Right answers on held-back images",
+        caption="Held-back images",
         drawing=line_plot(
             "percent",
             "Percentage on held-back images against the step, with the goal as a dashed level",

@@ -7,13 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import compose_spec
 import pytest
+from pydantic import ValidationError
 
 from tests.conftest import ROOT
 from tests.end_to_end.test_by_hand import commands
-from tests.self_hosting.compose import COMPOSE_FILE, compose, variables
+from tests.self_hosting.compose import compose, variables
 from worker.contract.settings import SECRETS_DIR_VARIABLE, Settings
 
 FILE = compose()
@@ -23,8 +25,42 @@ STAYING = {name for name, one in SERVICES.items() if one["restart"] != "no"}
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 
 
+def unknown(given: Any, kept: Any, path: str = "") -> list[str]:
+    """Return what a file says and the specification's model has no place for."""
+    if not isinstance(given, dict) or not isinstance(kept, dict):
+        return []
+    found = []
+    for name, value in given.items():
+        if name.startswith("x-"):
+            continue
+        if name not in kept:
+            found.append(f"{path}/{name}")
+        else:
+            found += unknown(value, kept[name], f"{path}/{name}")
+    return found
+
+
+def faults(file: dict[str, Any]) -> list[str]:
+    """Return what a file has that the specification does not know; raises where a type is wrong."""
+    model = compose_spec.ComposeSpecification.model_validate(file)
+    return unknown(file, model.model_dump(by_alias=True, exclude_unset=True))
+
+
 def test_it_is_valid_by_the_specification():
-    assert compose_spec.PyCompose(COMPOSE_FILE.read_text()) is not None
+    assert faults(FILE) == []
+    named = {name for one in SERVICES.values() for name in one.get("networks", [])}
+    assert named == FILE["networks"].keys()
+    volumes = {line.split(":")[0] for one in SERVICES.values() for line in one.get("volumes", [])}
+    assert {name for name in volumes if not name.startswith(".")} == FILE["volumes"].keys()
+
+
+def test_what_the_specification_does_not_know_is_found():
+    """Or else the test above would prove nothing."""
+    assert faults({"services": {"a": {"image": "x", "imag": 3}}}) == ["/services/a/imag"]
+    assert faults({"servces": {}}) == ["/servces"]
+    for wrong in ({"cap_drop": 3}, {"ports": 3}, {"healthcheck": {"interval": [1]}}):
+        with pytest.raises(ValidationError):
+            faults({"services": {"a": {"image": "x"} | wrong}})
 
 
 @pytest.mark.parametrize("name", SERVICES)
