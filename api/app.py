@@ -18,6 +18,7 @@ from api.job_polling import JobPolling
 from api.job_watcher import JobWatcher
 from api.known_keys import KnownKeys
 from api.library_names import LibraryNames
+from api.metrics import ServiceMetrics
 from api.openapi import document_of
 from api.problems import add_problem_handlers
 from api.receive_deadline import ReceiveDeadline
@@ -32,6 +33,7 @@ from api.routes import (
     jobs,
     keys,
     logs,
+    metrics,
     queues,
     resumable,
     uploads,
@@ -53,6 +55,7 @@ from worker.contract.job_store import JobStore
 from worker.contract.key_store import KeyStore
 from worker.contract.partial_uploads import PartialUploads
 from worker.contract.queue_store import QueueStore
+from worker.contract.service_figures import ServiceFigures
 from worker.contract.settings import Settings
 from worker.contract.upload_store import UploadStore
 from worker.contract.webhook_store import WebhookStore
@@ -80,6 +83,7 @@ _ROUTES = (
     audit,
     zoo,
     health,
+    metrics,
     about,
     web,
     session,
@@ -130,6 +134,9 @@ def create_app(settings: Settings) -> FastAPI:
         audit=AuditLog(engine),
         workers=WorkerStore(engine),
         queues=QueueStore(engine),
+        metrics=ServiceMetrics(
+            ServiceFigures(engine), files, reserve_bytes=settings.min_free_bytes
+        ),
     )
     if settings.require_keys:
         _make_first_key(app.state.service)
@@ -152,10 +159,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _make_first_key(service: Service) -> None:
     """Make an admin key for whoever runs a service that has none, in a file for their eyes only."""
-    secret = service.keys.create_first(tenant=DEFAULT_TENANT)
-    if secret is None:
-        return
     path = service.settings.data_folder / FIRST_KEY_FILE
-    with new_file(path) as descriptor:  # made for its owner only
-        write_all(descriptor, f"{secret}\n".encode())
-    logger.warning("a first key, with the scope admin, is in %s", path)
+
+    def keep(secret: str) -> None:
+        with new_file(path) as descriptor:  # made for its owner only
+            write_all(descriptor, f"{secret}\n".encode())
+
+    if service.keys.create_first(tenant=DEFAULT_TENANT, keep=keep):
+        logger.warning("a first key, with the scope admin, is in %s", path)

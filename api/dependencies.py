@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -17,6 +18,7 @@ from api.job_looks import JobLooks
 from api.job_watcher import JobWatcher
 from api.known_keys import KnownKeys
 from api.library_names import LibraryNames
+from api.metrics import ServiceMetrics
 from api.problems import Problem
 from worker.contract.audit_log import AuditLog
 from worker.contract.file_store import FileStore
@@ -55,6 +57,7 @@ class Service:
     audit: AuditLog
     workers: WorkerStore
     queues: QueueStore
+    metrics: ServiceMetrics
 
 
 # Asynchronous where there is nothing to wait for: FastAPI hands other functions to a thread.
@@ -106,6 +109,24 @@ async def _admin(caller: CallerDependency) -> Caller:
 
 
 AdminDependency = Annotated[Caller, Depends(_admin)]
+
+
+async def _scraper(
+    request: Request,
+    service: ServiceDependency,
+    sent: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> None:
+    """Let in whoever has the token for metrics, which is no key, or may do everything."""
+    token = service.settings.metrics_token
+    if sent is None or token is None or not _is_same(sent.credentials, token):
+        (await identified(request, service)).needs(Scope.ADMIN)
+
+
+def _is_same(sent: str, secret: str) -> bool:
+    return hmac.compare_digest(sent.encode(), secret.encode())
+
+
+ScraperDependency = Annotated[None, Depends(_scraper)]
 
 
 async def _tenant(caller: CallerDependency) -> str:

@@ -9,6 +9,7 @@ from secrets import token_hex
 
 import anyio
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +19,7 @@ from api.dependencies import Service
 from api.openapi import problems
 from api.polling import RETRY_SECONDS
 from api.problems import Problem, answer_problem
+from worker.contract.file_store import DamagedFileError, MissingFileError
 from worker.contract.job import Artifact, Job, JobState
 
 _SHOWN = ("application/json", "text/html", "text/csv")
@@ -38,6 +40,7 @@ DOWNLOAD_PROBLEMS = problems(
     "malformed_range",
     "range_not_satisfiable",
     "precondition_failed",
+    "stored_file_damaged",
 )
 
 CHUNK_BYTES = 64 << 10
@@ -65,17 +68,22 @@ class Download(Response):
             }
             | (_PAGE_HEADERS if artifact.media_type == "text/html" else {}),
         )
-        self._path = service.files.path_of(artifact.sha256)
+        self._sha256, self._files = artifact.sha256, service.files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file, a part of it, or why not."""
         try:
-            file = await anyio.open_file(self._path, "rb")
-        except FileNotFoundError:
+            path = await run_in_threadpool(self._files.verified_path, self._sha256)
+            file = await anyio.open_file(path, "rb")
+        except (MissingFileError, FileNotFoundError):
             gone = Problem(
                 404, "artifact_not_found", "the job was deleted meanwhile, or has expired"
             )
             await answer_problem(gone)(scope, receive, send)
+            return
+        except DamagedFileError as error:
+            damaged = Problem(500, error.code, str(error))
+            await answer_problem(damaged)(scope, receive, send)
             return
         async with file:
             found = os.fstat(file.wrapped.fileno())
@@ -148,7 +156,7 @@ class Download(Response):
             while left and not await request.is_disconnected():
                 chunk = await file.read(min(CHUNK_BYTES, left))
                 if not chunk:
-                    raise OSError(f"{self._path.name} is shorter than it was")
+                    raise OSError(f"{self._sha256} is shorter than it was")
                 left -= len(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})

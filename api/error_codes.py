@@ -302,8 +302,18 @@ ERROR_CODES: dict[str, ErrorCode] = {
         "the original network's output is not finite", "look at its weights and preprocessing"
     ),
     "verification_failed": _job("the saved weights give other logits than the network", _REPORT),
-    "stored_file_damaged": _job(
-        "a stored file is not what its digest says", "send it again; have the disk checked"
+    "stored_file_damaged": _answer(
+        500,
+        meaning="a stored file is not what its digest says",
+        remedy="send it again, or retry the job; have the disk checked",
+    ),
+    "newer_database": _job(
+        "the database was upgraded by a newer version of this program", "start that one, everywhere"
+    ),
+    "database_unavailable": _answer(
+        503,
+        meaning="the job record does not answer, or is locked for too long",
+        remedy="try again after `Retry-After`; nothing was recorded",
     ),
     "internal_error": _answer(
         500, meaning="an error of the service", remedy="look at its log under the job's id"

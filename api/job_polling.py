@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.conditional import is_unchanged
 from api.dependencies import ID, Service, identified, job_not_found
 from api.polling import RETRY_SECONDS
-from api.problems import Problem, answer_problem
+from api.problems import Problem, answer_database_error, answer_problem
 from worker.contract.key_store import Scope as KeyScope
 
 _PREFIX = "/jobs/"
@@ -68,6 +69,8 @@ class JobPolling:
             response = await self._answer(Request(scope), job_id)
         except Problem as problem:
             response = answer_problem(problem)
+        except SQLAlchemyError as error:
+            response = answer_database_error(error)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request, job_id: str) -> Response:

@@ -100,7 +100,7 @@ def _add_problems(path: str, operation: dict[str, Any]) -> None:
         mine = responses.get(str(status), {}).get(CODES, [])
         responses[str(status)] = _described([*response[CODES], *mine])
     # Nothing else is foreseen; programs that are generated from the document need to know its form.
-    responses["default"] = _described(["internal_error"])
+    responses["default"] = _described(["internal_error", "database_unavailable"])
     operation["responses"] = dict(sorted(responses.items()))
 
 

@@ -11,13 +11,21 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.headers import REQUEST_ID_HEADER, SECURITY_HEADERS
 from api.openapi import PROBLEM_TYPE, methods_of
 from momentum_core.errors import MomentumError
+from worker.contract.database import RecordUnavailableError
 from worker.contract.sandbox import SandboxError
+
+DATABASE_RETRY_SECONDS = 5
+
+_UNAVAILABLE = (OperationalError, InterfaceError, RecordUnavailableError, PoolError)
+"""What is raised when a database is away, locked or read-only."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +83,25 @@ def storage_full() -> Problem:
     )
 
 
+def database_unavailable() -> Problem:
+    """Make the answer to what cannot be recorded, or looked up."""
+    return Problem(
+        503,
+        "database_unavailable",
+        "the job record does not answer, so nothing was done; try again in a few seconds, and have "
+        "the operator look at the database if that does not help",
+        headers={"Retry-After": str(DATABASE_RETRY_SECONDS)},
+    )
+
+
+def answer_database_error(error: SQLAlchemyError) -> JSONResponse:
+    """Return the answer to a record that does not answer; raise what is a mistake of ours."""
+    if not isinstance(error, _UNAVAILABLE):
+        raise error
+    logger.error("the record does not answer: %s", error)
+    return answer_problem(database_unavailable())
+
+
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of `app` as a problem."""
 
@@ -107,6 +134,11 @@ def add_problem_handlers(app: FastAPI) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise error
         return answer_problem(storage_full())
+
+    @app.exception_handler(SQLAlchemyError)
+    def _(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        request.state.record_is_away = True
+        return answer_database_error(error)
 
     @app.exception_handler(RequestValidationError)
     def _(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
     AnyJob = JobRecord | JobSummary
 
+_WAITING = {
+    "queue": "its queue is paused",
+    "space": "the disk was full",
+    "worker": "it needs a newer worker",
+}
+
 
 def size(num_bytes: float) -> str:
     """Return a number of bytes as people write it."""
@@ -31,6 +37,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
+def waiting_words(reason: str) -> str:
+    """Return what a queued job waits for besides a free worker."""
+    return _WAITING.get(reason, f"waits for {reason}")
+
+
 def state_words(job: AnyJob) -> str:
     """Return the state, with what is known besides."""
     if job.state == "running":
@@ -38,7 +49,7 @@ def state_words(job: AnyJob) -> str:
         ending = ", to be cancelled" if job.cancel_requested else ""
         return f"running{stage} {100 * job.progress:.0f} %{ending}"
     if job.state == "queued" and job.waiting_for is not None:
-        return f"queued, its {job.waiting_for} is paused"
+        return f"queued, {waiting_words(job.waiting_for)}"
     if job.state == "failed" and job.error is not None:
         return f"failed {job.error.code}"
     return job.state

@@ -15,7 +15,8 @@ COPY docker/make_secrets.py /opt/make_secrets.py
 RUN useradd --system --uid 10001 --no-create-home momentum \
     && install --directory --mode=0700 --owner=10001 --group=10001 /data \
     && install --directory --owner=10001 --group=10001 \
-        /secrets /secrets/service /secrets/database /secrets/broker /secrets/certificates
+        /secrets /secrets/service /secrets/database /secrets/broker /secrets/certificates \
+        /secrets/prometheus /secrets/grafana
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

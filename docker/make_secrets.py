@@ -5,6 +5,8 @@
     service/momentum_database_url, momentum_broker_url     what the service's processes read
     database/password                                      what PostgreSQL reads
     broker/users.acl                                       what Valkey reads
+    service/momentum_metrics_token, prometheus/metrics_token   what lets Prometheus see metrics
+    grafana/admin_password                                 what Grafana reads
 
 Each folder is a volume of its own, so that no container sees another's.
 """
@@ -26,7 +28,12 @@ user momentum on >{password} ~* &* +@all -@admin -@dangerous +info
 
 
 def make(folder: Path) -> None:
-    """Make all secrets below a folder that has none yet."""
+    """Make the secrets that a folder does not have yet."""
+    _make_for_service(folder)
+    _make_for_monitoring(folder)
+
+
+def _make_for_service(folder: Path) -> None:
     password = folder / "database" / "password"
     if (folder / "service" / "momentum_broker_url").exists():
         return
@@ -38,6 +45,21 @@ def make(folder: Path) -> None:
     _write(folder / "service" / "momentum_database_url", DATABASE_URL.format(password=database))
     # The last one: without it, the next start makes all of them anew.
     _write(folder / "service" / "momentum_broker_url", BROKER_URL.format(password=broker))
+
+
+def _make_for_monitoring(folder: Path) -> None:
+    """Each by itself: an installation may be older than these."""
+    token = _made_once(folder / "prometheus" / "metrics_token")
+    copy = folder / "service" / "momentum_metrics_token"
+    if not copy.exists() or copy.read_text() != token:
+        _write(copy, token)
+    _made_once(folder / "grafana" / "admin_password")
+
+
+def _made_once(path: Path) -> str:
+    if not path.exists():
+        _write(path, secrets.token_urlsafe(32))
+    return path.read_text()
 
 
 def _write(path: Path, content: str) -> None:

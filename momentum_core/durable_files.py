@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from momentum_core.failpoints import reach
+
 
 @contextmanager
 def new_file(target: Path) -> Iterator[int]:
@@ -24,7 +26,7 @@ def new_file(target: Path) -> Iterator[int]:
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         yield descriptor
-        os.fsync(descriptor)
+        _sync(descriptor)
         os.replace(temporary, target)
         sync_folder(target.parent)
     except BaseException:
@@ -36,13 +38,18 @@ def new_file(target: Path) -> Iterator[int]:
 
 def move_file(source: Path, target: Path) -> None:
     """Sync a finished file and move it to another name on the same disk."""
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(source)
     os.replace(source, target)
     sync_folder(target.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make what is in a file durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -50,16 +57,32 @@ def write_file(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        _sync(file.fileno())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for its owner only, and those above it; their names are durable afterwards."""
+    if not folder.parent.is_dir():
+        make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    # Also if it was there: whoever made it may not have come so far.
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    # Of an error nothing is tried again: the system may have dropped what it could not write, and
+    # would call the next attempt a success (PostgreSQL's "fsyncgate", 2018).
+    reach("fsync")
+    os.fsync(descriptor)
 
 
 def write_all(descriptor: int, piece: bytes) -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,11 +76,9 @@ def _lock_free_redis_database() -> int:
     pytest.fail("databases 1 to 15 of the Redis on 127.0.0.1:6379 are in use; empty one")
 
 
-@pytest.fixture
-def postgres_url() -> Iterator[str]:
-    """SQLAlchemy URL of a fresh schema in the machine's PostgreSQL, dropped afterwards."""
-    if not _is_listening(POSTGRES_ADDRESS):
-        _absent("no PostgreSQL on 127.0.0.1:5432")
+@contextmanager
+def postgres_schema() -> Iterator[str]:
+    """Give the SQLAlchemy URL of a fresh schema in the machine's PostgreSQL; it ends with it."""
     import psycopg
 
     schema = f"momentum_{uuid.uuid4().hex[:12]}"
@@ -89,3 +88,17 @@ def postgres_url() -> Iterator[str]:
         user = connection.info.user
         yield f"postgresql+psycopg://{user}@127.0.0.1:5432/test?options=-csearch_path%3D{schema}"
         connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
+
+
+@pytest.fixture(scope="session")
+def postgres() -> None:
+    """PostgreSQL is there."""
+    if not _is_listening(POSTGRES_ADDRESS):
+        _absent("no PostgreSQL on 127.0.0.1:5432")
+
+
+@pytest.fixture
+def postgres_url(postgres) -> Iterator[str]:
+    """SQLAlchemy URL of a fresh schema in the machine's PostgreSQL, dropped afterwards."""
+    with postgres_schema() as url:
+        yield url

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from momentum_core.failpoints import reach
 from worker.contract.job import Claim, Stage
 from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
 
@@ -29,6 +31,13 @@ CANCEL_SECONDS = 0.5
 
 PATIENCE_SECONDS = 30.0
 """Time in which a job that knows it is to stop may save what it has come to, undisturbed."""
+
+DEAF_SECONDS = 3.0
+"""A cancelled job whose main thread does not listen for this long is in a library's own code, where
+nothing interrupts it: its process ends."""
+
+STALL_SECONDS = 3600.0
+"""A job that says nothing for so long hangs."""
 
 _INTERRUPTION = signal.SIGUSR2
 """Never really sent: the name under which Python calls the main thread's handler."""
@@ -54,11 +63,33 @@ class ActiveJob:
     goes on for as long as its lease would have lasted.
 
     A job that was cancelled, or that went to somebody else, is stopped wherever it is: the next
-    `check` raises, and if none comes the main thread is interrupted at its next instruction.
+    `check` raises, and if none comes the main thread is interrupted at its next instruction. If
+    there comes none, either, or the job hangs, its process ends; another takes its place.
     """
 
-    def __init__(self, claims: JobClaims, claim: Claim, *, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        claims: JobClaims,
+        claim: Claim,
+        *,
+        lease_seconds: float,
+        stall_seconds: float = STALL_SECONDS,
+        end_process: Callable[[], Any] = lambda: os._exit(1),
+    ) -> None:
+        """Keep a claim.
+
+        Args:
+            claims: the record.
+            claim: the job.
+            lease_seconds: how long the claim lasts without being renewed.
+            stall_seconds: time without a word of progress after which the job hangs.
+            end_process: ends a process that nothing else can stop.
+        """
         self.claim = claim
+        self._stall_seconds = stall_seconds
+        self._end_process = end_process
+        self._moved_at = time.monotonic()
+        self._interrupted_at: float | None = None
         self._claims = claims
         self._lease_seconds = lease_seconds
         self._stage: Stage | None = None
@@ -96,6 +127,7 @@ class ActiveJob:
             JobCancelledError: nobody wants it any more.
         """
         self.check()
+        reach(f"stage.{stage}")
         logger.info("stage %s", stage)
         self._stage = stage
         self._advance(0.0)
@@ -109,6 +141,7 @@ class ActiveJob:
             JobCancelledError: nobody wants it any more.
         """
         self.check()
+        reach(f"step.{self._stage}")
         self._advance(share)
         now = time.monotonic()
         if now - self._recorded_at >= PROGRESS_SECONDS:
@@ -132,9 +165,15 @@ class ActiveJob:
             ClaimLostError: it is somebody else's.
             JobCancelledError: nobody wants it any more.
         """
+        self._moved_at = time.monotonic()
         if self._stop is not None:
-            self._told_at = time.monotonic()
+            self._told_at = self._moved_at
+            self._interrupted_at = None
             raise self._stop
+
+    def note(self, kind: str, **data: Any) -> None:
+        """Record something that happened besides; a record that does not answer loses it."""
+        self._record(lambda: self._claims.note(self.claim, kind, data))
 
     def _advance(self, share: float) -> None:
         assert self._stage is not None, "enter a stage first"
@@ -158,9 +197,12 @@ class ActiveJob:
             if self._stop is not None:
                 # It is in a stage that does not look, or in a library that took no notice.
                 if self._old_handler is not None and not self._is_stopping:
-                    _thread.interrupt_main(_INTERRUPTION)
+                    self._insist()
                 continue
+            if time.monotonic() - self._moved_at > self._stall_seconds:
+                self._end_stalled()
             asked_at = time.monotonic()
+            reach("heartbeat")
             try:
                 if self._claims.is_cancel_requested(self.claim):
                     self._stop = JobCancelledError
@@ -175,6 +217,39 @@ class ActiveJob:
                 held_until = asked_at + self._lease_seconds
             if not held:
                 self._stop = ClaimLostError
+
+    def _insist(self) -> None:
+        """Interrupt the main thread; end the process if it never comes to an instruction."""
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+        is_cancelled = self._stop is JobCancelledError
+        # Who lost the job only keeps others waiting, and may come to save what it has come to.
+        patience = DEAF_SECONDS if is_cancelled else PATIENCE_SECONDS
+        if now - self._interrupted_at < patience:
+            _thread.interrupt_main(_INTERRUPTION)
+            return
+        logger.error("job %s cannot be stopped; its process ends", self.claim.job_id)
+        if is_cancelled:
+            self._record_quietly(lambda: self._claims.cancel(self.claim))
+        self._end_process()
+
+    def _end_stalled(self) -> None:
+        stage, seconds = self._stage, self._stall_seconds
+        logger.error(
+            "job %s has not come further for %g s in stage %s; its process ends, and it is tried "
+            "again",
+            *(self.claim.job_id, seconds, stage),
+        )
+        data = {"stage": stage, "seconds": seconds}
+        self._record_quietly(lambda: self._claims.note(self.claim, "stalled", data))
+        self._end_process()
+
+    def _record_quietly(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (SQLAlchemyError, ClaimLostError):
+            logger.warning("not recorded of job %s", self.claim.job_id, exc_info=True)
 
     @property
     def _is_stopping(self) -> bool:

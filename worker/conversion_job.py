@@ -97,7 +97,9 @@ def convert_for_job(
         enter(Stage.CONVERTING)
         momentum = convert(original, plan=plan)
         checkpoints = Checkpoints(
-            workplace.files.unfinished_path(job.id), every_seconds=workplace.checkpoint_seconds
+            workplace.files.unfinished_path(job.id),
+            every_seconds=workplace.checkpoint_seconds,
+            on_discarded=lambda why: active.note("checkpoint_discarded", reason=why),
         )
         accuracy, refinement, finetuned = None, None, None
         if request.task == "finetune":

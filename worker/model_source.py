@@ -5,7 +5,6 @@ Nothing here opens a stranger's file: checkpoints and data sets come as the inta
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch import nn
 from momentum_core.architectures import build_named, library_signature, named_input_shape
 from momentum_core.checkpoint import CheckpointFacts, Dataset, read_dataset
 from momentum_core.config import Preprocessing
-from momentum_core.errors import CheckpointError
 from momentum_core.refinement import synthetic_images
 from worker.contract.file_store import FileStore
 from worker.contract.intake import inspect_checkpoint
@@ -82,12 +80,13 @@ class ModelSources:
             folder: for temporary files.
 
         Raises:
-            CheckpointError: the zoo's file is not to be had, or a stored file is damaged.
+            CheckpointError: the zoo's file is not to be had.
+            DamagedFileError: a stored file is lost or damaged.
             ArchitectureError: the weights do not fit.
         """
         entry = None if request.zoo_name is None else find_entry(request.zoo_name, self._hub)
         if checkpoint is not None:
-            weights = self._verified(checkpoint)
+            weights = self._files.verified_path(checkpoint.blob_sha256)
             facts = CheckpointFacts.from_json(checkpoint.facts)
         else:
             assert entry is not None, "the API lets no job pass without weights"
@@ -123,22 +122,9 @@ class ModelSources:
         if request.num_synthetic:
             return _made_up(request, facts)
         shipped = shipped_dataset(entry) if entry is not None and data is None else None
-        path = self._verified(data) if data is not None else shipped
+        path = self._files.verified_path(data.blob_sha256) if data is not None else shipped
         found = None if path is None else read_dataset(path)
         return found if found is None or request.uses_labels else found.without_labels()
-
-    def _verified(self, upload: Upload) -> Path:
-        path = self._files.path_of(upload.blob_sha256)
-        try:
-            with path.open("rb") as file:
-                is_whole = hashlib.file_digest(file, "sha256").hexdigest() == upload.blob_sha256
-        except FileNotFoundError:
-            is_whole = False
-        if not is_whole:
-            raise CheckpointError(
-                "the stored upload is lost or damaged; send it again", code="stored_file_damaged"
-            )
-        return path
 
 
 def _made_up(request: ConvertRequest, facts: CheckpointFacts) -> Dataset:

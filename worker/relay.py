@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,12 +20,14 @@ from kombu.exceptions import ChannelError, KombuError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from momentum_core.failpoints import reach
 from worker.broker import create_celery_app
 from worker.contract.collector import Collector
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
 from worker.contract.inspection import InspectionStore
 from worker.contract.job_store import JobStore
+from worker.contract.lease_watch import LeaseWatch
 from worker.contract.messages import (
     CONVERT_QUEUE,
     CONVERT_TASK,
@@ -47,6 +49,9 @@ COLLECT_SECONDS = 600.0
 LOST_AFTER_SECONDS = 5.0
 """A message sent this long ago, whose job still waits, may be lost."""
 
+SPACE_TO_GO_ON_BYTES = 16 << 20
+"""Free space, at least, with which jobs that found the disk full go on."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,19 +64,21 @@ class Relay:
         inspections: InspectionStore,
         uploads: UploadStore,
         collector: Collector,
+        leases: LeaseWatch,
         app: Celery,
         *,
         sweep_seconds: float,
-        max_attempts: int,
+        has_space: Callable[[], bool],
     ) -> None:
-        """Sweep every `sweep_seconds`; a job has failed after `max_attempts`."""
+        """Sweep every `sweep_seconds`; `has_space` says whether the disk has room for jobs."""
         self._outbox = outbox
+        self._leases = leases
+        self._has_space = has_space
         self._inspections = inspections
         self._uploads = uploads
         self._collector = collector
         self._app = app
         self._sweep_seconds = sweep_seconds
-        self._max_attempts = max_attempts
         self._sweep_at = 0.0
         self._collect_at = 0.0
         self._failing = False
@@ -97,7 +104,9 @@ class Relay:
             self._send(INSPECT_TASK, inspection_id, INSPECT_QUEUE)
             self._inspections.mark_sent(inspection_id)
         for message in self._outbox.waiting():
+            reach("relay.unsent")
             self._send(CONVERT_TASK, message.job_id, CONVERT_QUEUE)
+            reach("relay.sent")
             self._outbox.mark_sent(message)
 
     def _send(self, task: str, of: str, queue: str) -> None:
@@ -105,9 +114,10 @@ class Relay:
 
     def sweep(self) -> None:
         """Look for jobs without a living worker, paused queues, lost messages, expired uploads."""
-        changed = self._outbox.requeue_expired(max_attempts=self._max_attempts)
-        if changed:
+        if changed := self._leases.requeue_expired():
             logger.warning("%d jobs had lost their worker", changed)
+        if resumed := self._outbox.resume_with_space(has_space=self._has_space):
+            logger.info("%d jobs go on: the disk has room again", resumed)
         if settled := self._outbox.settle_paused():
             logger.info("%d jobs were told that their queue is paused, or goes on", settled)
         lost = self._outbox.announce_again(
@@ -165,9 +175,12 @@ def main() -> None:
             keep_seconds=settings.job_seconds,
             audit_seconds=settings.audit_seconds,
         ),
+        LeaseWatch(
+            engine, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+        ),
         create_celery_app(settings.broker),
         sweep_seconds=settings.sweep_seconds,
-        max_attempts=settings.max_attempts,
+        has_space=lambda: files.free_bytes() >= max(settings.min_free_bytes, SPACE_TO_GO_ON_BYTES),
     )
     sender = WebhookSender(WebhookStore(engine), JobStore(engine), networks=settings.networks)
     sending = threading.Thread(target=sender.run, args=(stopped,), name="webhooks")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
+import time
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,8 +26,10 @@ from worker.model_source import ModelSources
 from worker.names import hub_of, register_architectures
 
 OUT_OF_MEMORY = "out_of_memory"
-STORAGE_FULL = "storage_full"
 INTERNAL_ERROR = "internal_error"
+
+RECORD_SECONDS, RECORD_TRIES_EVERY = 60.0, 0.5
+"""How long, and how often, it is tried to say of a job that it waits for space."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ class Services:
     workplace: Workplace
     worker: str
     lease_seconds: float
+    stall_seconds: float
 
 
 def create_services(settings: Settings, *, worker: str) -> Services:
@@ -68,6 +73,7 @@ def create_services(settings: Settings, *, worker: str) -> Services:
         ),
         worker=worker,
         lease_seconds=settings.lease_seconds,
+        stall_seconds=settings.stall_seconds,
     )
 
 
@@ -88,15 +94,24 @@ def run_job(job_id: str, services: Services) -> None:
             _work(job_id, claim, services)
         except JobCancelledError:
             _cancel(claim, services)
-        except SQLAlchemyError:
-            logger.exception("job %s: the record does not answer; it runs again later", job_id)
+        except SQLAlchemyError as error:
+            if _is_disk_full(error):
+                _wait_for_space(claim, services)
+            else:
+                logger.exception("job %s: the record does not answer; it runs again later", job_id)
         except ClaimLostError:
             # What it has come to stays: the next attempt goes on from there.
             logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
 
 
 def _work(job_id: str, claim: Claim, services: Services) -> None:
-    with ActiveJob(services.claims, claim, lease_seconds=services.lease_seconds) as active:
+    keeping = ActiveJob(
+        services.claims,
+        claim,
+        lease_seconds=services.lease_seconds,
+        stall_seconds=services.stall_seconds,
+    )
+    with keeping as active:
         try:
             job, checkpoint, data = services.claims.read(claim)
             result, artifacts = convert_for_job(
@@ -110,10 +125,30 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
             raise
         except Exception as error:
             active.check()  # a library may have made another error of the interruption
+            if _is_disk_full(error):
+                _wait_for_space(claim, services)
+                return
             failure = _job_error(error)
             logger.exception("job %s failed: %s: %s", job_id, failure.code, failure.message)
             services.claims.fail(claim, failure)
             services.workplace.files.drop_unfinished(job_id)
+
+
+def _wait_for_space(claim: Claim, services: Services) -> None:
+    """Queue the job again until there is room; what it has come to stays."""
+    logger.warning("job %s found the disk full; it goes on once there is room", claim.job_id)
+    given_up_at = time.monotonic() + RECORD_SECONDS
+    while True:
+        try:
+            services.claims.wait_for_space(claim)
+        except SQLAlchemyError:
+            # The record may be on the same disk: then it can be told once that has room.
+            if time.monotonic() > given_up_at:
+                logger.exception("job %s: the record does not answer", claim.job_id)
+                return
+            time.sleep(RECORD_TRIES_EVERY)
+        else:
+            return
 
 
 def _cancel(claim: Claim, services: Services) -> None:
@@ -131,17 +166,11 @@ def _cancel(claim: Claim, services: Services) -> None:
 def _job_error(error: Exception) -> JobError:
     if isinstance(error, MomentumError):
         return JobError(code=error.code, message=str(error))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobError(
-            code=STORAGE_FULL,
-            message="the disk that holds MOMENTUM_DATA_DIR is full; have the operator free space, "
-            "then send the request again",
-        )
     if is_out_of_memory(error):
         return JobError(
             code=OUT_OF_MEMORY,
-            message="the worker ran out of memory; try smaller measurement.batch_size and "
-            "refinement.batch_size, or a worker with more memory",
+            message=f"the worker ran out of memory{_tried(error)}; try smaller "
+            "measurement.batch_size and refinement.batch_size, or a worker with more memory",
         )
     # Its text may name files and hosts: that is for the operator's log.
     return JobError(
@@ -149,3 +178,20 @@ def _job_error(error: Exception) -> JobError:
         message=f"an error of the service ({type(error).__name__}); the worker's log has it under "
         "the job's id",
     )
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Return whether an error, of whichever library, comes of a disk without room."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors says it in words; SQLite, too.
+    words = str(error).lower()
+    if "no space left on device" in words or "database or disk is full" in words:
+        return True
+    return error.__cause__ is not None and _is_disk_full(error.__cause__)
+
+
+def _tried(error: Exception) -> str:
+    """Return how much was asked for in vain, as torch says it."""
+    found = re.search(r"[Tt]ried to allocate (\d[\d.]*) ?(bytes|[KMGT]iB)", str(error))
+    return "" if found is None else f" as it asked for another {found[1]} {found[2]}"

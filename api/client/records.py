@@ -53,7 +53,8 @@ class JobRecord:
     """Above 1: a worker died, and the job was run again."""
     cancel_requested: bool = False
     waiting_for: str | None = None
-    """`queue` while the queue that it waits in is paused."""
+    """What a queued job waits for besides a free worker: `queue`, which is paused; `space` on the
+    disk; a newer `worker`."""
     retry_of: str | None = None
     created_at: datetime
     started_at: datetime | None = None

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from api.commands.output import is_terminal, print_json_line, say, seconds_since
-from api.words import duration, progress_words
+from api.words import duration, progress_words, waiting_words
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -148,7 +148,7 @@ class _Board:
         job = self._job
         if job.started_at is None or job.state == "queued":
             if job.waiting_for is not None:
-                return f"its {job.waiting_for} is paused"
+                return waiting_words(job.waiting_for)
             return "waiting for a worker" if job.state == "queued" else ""
         elapsed = duration(max(0.0, seconds_since(job.started_at, job.finished_at)))
         left = (self._ends_at or 0.0) - time.time()

@@ -194,7 +194,7 @@ class _Place:
         for artifact in job.artifacts:
             paths.append(folder / artifact.name)
             with (
-                self._files.path_of(artifact.sha256).open("rb") as stored,
+                self._files.verified_path(artifact.sha256).open("rb") as stored,
                 new_file(paths[-1]) as descriptor,
                 os.fdopen(os.dup(descriptor), "wb") as file,
             ):

@@ -14,6 +14,9 @@ from api.schemas.service import Health
 BROKER_SECONDS = 1.0
 """How long the broker may take to answer."""
 
+_BROKER_PROBE = "_kombu.momentum-probe"
+"""Named so that the access rules which Celery needs allow it."""
+
 router = APIRouter(tags=["service"])
 
 
@@ -67,4 +70,5 @@ def _broker(service: Service) -> None:
     url = service.settings.broker.replace("redis+socket://", "unix://", 1)
     timeouts = {"socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
     with redis.Redis.from_url(url, **timeouts) as client:
-        client.ping()
+        # One that is out of memory, or cannot write its log, still answers a ping.
+        client.set(_BROKER_PROBE, b"", px=1)

@@ -45,7 +45,9 @@ class JobSummary(BaseModel):
         description="Whether the job is to stop; it does within seconds."
     )
     waiting_for: str | None = Field(
-        description="What a queued job waits for besides a free worker: `queue`, which is paused.",
+        description="What a queued job waits for besides a free worker: `queue`, which is paused; "
+        "`space` on the disk, which was full; a newer `worker`, as those there do not know what it "
+        "asks for. It goes on by itself.",
         examples=["queue"],
     )
     retry_of: str | None = Field(description="The job whose request this one repeats.")

@@ -12,6 +12,9 @@ from pathlib import Path
 from worker.contract.lifeline import tied_command
 
 MAX_PAUSE_SECONDS = 30.0
+_TAIL_BYTES = 64 << 10
+"""Of a log, read to show its last lines."""
+
 _STEADY_SECONDS = 60.0
 """A process that ran this long did not fail at its start."""
 
@@ -95,7 +98,11 @@ class Child:
 
     def last_lines(self, count: int = 15) -> str:
         """Return the end of the log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+        with self.log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size - _TAIL_BYTES))
+            text = log.read(_TAIL_BYTES).decode(errors="replace")
+        return "\n".join(text.splitlines()[-count:])
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

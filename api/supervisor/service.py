@@ -19,6 +19,7 @@ from api.caller import is_loopback
 from api.supervisor.child import Child
 from api.supervisor.errors import ServiceError
 from api.supervisor.valkey import embedded_broker
+from momentum_core.durable_files import make_folder
 from worker.contract.database import open_database
 from worker.contract.file_store import FileStore
 from worker.contract.settings import Settings
@@ -121,7 +122,8 @@ class LocalService:
             broker.wait(self._stopped)
         environment |= {"MOMENTUM_BROKER_URL": broker_url}
         python = [sys.executable, "-P", "-m"]
-        celery = ["celery", "--app"]
+        # Without its greeting, which it prints: a disk of logs that is full would end it.
+        celery = ["celery", "--quiet", "--app"]
         as_worker = ["worker", "--loglevel", "info", "--without-gossip", "--without-mingle"]
         api = ["api.server", "--host", self._host, "--port", str(self._port)]
         self._add("relay", [*python, "worker.relay"], environment)
@@ -173,7 +175,7 @@ class LocalService:
 
 def _take_folder(folder: Path) -> int:
     """Lock the data folder for this process; the lock ends with it, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder)
     descriptor = os.open(folder / "service.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

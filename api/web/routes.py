@@ -34,6 +34,7 @@ from api.web.pages import HEADERS, PageRoute, page
 from api.web.timeline import seconds_left, stages
 from api.words import result_pairs
 from worker.contract.artifact_names import REPORT_FILE
+from worker.contract.file_store import DamagedFileError
 from worker.contract.job import Job, JobState
 from worker.contract.job_logs import MAX_LINES, RESERVED_LINES
 from worker.contract.key_store import Scope
@@ -202,8 +203,8 @@ def _report(job: Job, view: JobView, service: Service) -> dict[str, Any] | None:
     if digest is None or job.state != JobState.SUCCEEDED:
         return None
     try:
-        found: dict[str, Any] = json.loads(service.files.path_of(digest).read_bytes())
-    except FileNotFoundError:  # deleted meanwhile
+        found: dict[str, Any] = json.loads(service.files.verified_path(digest).read_bytes())
+    except DamagedFileError:  # or deleted meanwhile
         return None
     return found
 

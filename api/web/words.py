@@ -9,7 +9,15 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from api.words import accuracy_words, duration, memory_words, path_words, size, value_words
+from api.words import (
+    accuracy_words,
+    duration,
+    memory_words,
+    path_words,
+    size,
+    value_words,
+    waiting_words,
+)
 
 
 def moment(at: datetime | float | None) -> Markup:
@@ -30,6 +38,7 @@ def as_json(value: Any) -> str:
 def add_filters(environment: Environment) -> None:
     """Let templates write values as commands do."""
     environment.filters |= {
+        "waiting": waiting_words,
         "duration": duration,
         "size": size,
         "accuracy_words": accuracy_words,

@@ -67,6 +67,7 @@ def test_a_stream_tells_what_was_and_what_comes_and_ends_with_the_job(
     assert [json.loads(one["data"]) for one in found] == page
 
 
+@pytest.mark.fault(31)
 def test_who_comes_back_gets_the_rest(client, claims, job_id):
     claim = claims.claim(job_id, worker="w")
     first = read(client, job_id, most=2)
@@ -127,6 +128,7 @@ def test_nobody_is_watched_when_nobody_follows(client, claims, job_id, service):
         time.sleep(0.02)
 
 
+@pytest.mark.fault(31)
 def test_many_follow_one_job(client, claims, job_id):
     found: list[list[dict[str, Any]]] = []
     threads = [

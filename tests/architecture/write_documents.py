@@ -12,6 +12,7 @@ from pathlib import Path
 
 from api.app import create_app
 from api.error_codes import markdown_table
+from api.metrics import markdown_table as metrics_table
 from tests.architecture.test_documents import settings_table
 from tests.conftest import ROOT
 from worker.contract.settings import Settings
@@ -36,6 +37,7 @@ def replace_table(path: Path, table: str) -> None:
 def main() -> None:
     replace_table(ROOT / "docs/settings.md", settings_table())
     replace_table(ROOT / "docs/errors.md", markdown_table())
+    replace_table(ROOT / "docs/self-hosting.md", metrics_table())
     (ROOT / "docs/openapi.json").write_text(openapi_text())
 
 

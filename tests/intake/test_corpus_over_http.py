@@ -116,6 +116,7 @@ def run(tmp_path_factory) -> Run:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.fault(25)
 def test_a_hostile_file_gets_its_status_and_code_and_leaves_nothing(case, run):
     found = run.outcomes[case.name]
     assert (found.status, found.body["code"]) == (case.status, case.code), found.body
@@ -138,6 +139,7 @@ def test_no_code_was_run_and_no_service_wrote_elsewhere(run):
     assert run.written_elsewhere == []
 
 
+@pytest.mark.fault(25)
 def test_inspectors_are_quick_and_small(run):
     """Processor seconds: other processes of a busy machine are not the inspector's fault."""
     assert len(run.inspectors) >= 3 * len(CASES) - NUM_SERVICES

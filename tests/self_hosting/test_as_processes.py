@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.self_hosting.compose import Composed
+from worker.contract.settings import Settings
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(900)]
 
@@ -95,6 +96,11 @@ def test_each_service_is_killed_in_turn_and_nothing_is_lost(composed):
     for one in finished:
         weights = client.http.get(f"/jobs/{one['id']}/weights")
         assert weights.status_code == 200
+    # What Prometheus would be told, with the token that was made for it.
+    token = (composed.volume("prometheus-secrets") / "metrics_token").read_text()
+    scraped = httpx.get(f"{composed.url}/metrics", headers={"Authorization": f"Bearer {token}"})
+    ended = f'momentum_jobs_finished_total{{state="succeeded"}} {len(finished):.1f}'
+    assert ended in scraped.text.splitlines(), scraped.text
     # A worker that Compose stops is gone long before it would be killed.
     started = time.monotonic()
     composed.stop("worker-cpu", seconds=60)
@@ -104,7 +110,7 @@ def test_each_service_is_killed_in_turn_and_nothing_is_lost(composed):
 def test_a_second_start_finds_the_secrets_of_the_first(tmp_path):
     make_secrets(tmp_path)
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(before) == 4
+    assert len(before) == 7
     make_secrets(tmp_path)
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -125,3 +131,28 @@ def test_secrets_that_were_not_finished_are_made_whole_and_the_databases_stays(t
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert path.stat().st_mode & 0o222 == 0
+
+
+def test_an_installation_that_is_older_than_a_secret_gets_it_and_keeps_its_own(tmp_path):
+    make_secrets(tmp_path)
+    folders = [tmp_path / name for name in ("prometheus", "grafana", "service")]
+    token = tmp_path / "prometheus" / "metrics_token"
+    copy = tmp_path / "service" / "momentum_metrics_token"
+    kept = {
+        path: path.read_text()
+        for folder in (tmp_path / "database", tmp_path / "broker", tmp_path / "service")
+        for path in folder.iterdir()
+        if path != copy
+    }
+    for path in (token, copy, tmp_path / "grafana" / "admin_password"):
+        path.unlink()
+    make_secrets(tmp_path)
+    assert {path: path.read_text() for path in kept} == kept
+    assert all(path.read_text() for folder in folders for path in folder.iterdir())
+    # Whichever side is lost or changed, both have the same again.
+    for lost in (token, copy):
+        assert token.read_text() == copy.read_text()
+        lost.unlink()
+        make_secrets(tmp_path)
+    assert token.read_text() == copy.read_text()
+    assert Settings(metrics_token=token.read_text()).metrics_token

@@ -106,9 +106,11 @@ def test_whoever_stays_is_asked_how_it_is(name):
     assert {"interval", "timeout", "retries", "start_period"} <= check.keys()
 
 
-def test_only_the_api_is_reached_from_outside_and_at_first_from_this_machine_alone():
-    assert {name for name, one in SERVICES.items() if "ports" in one} == {"api", "tls"}
+def test_only_what_has_a_page_is_reached_from_outside_and_at_first_from_this_machine_alone():
+    reached = {name for name, one in SERVICES.items() if "ports" in one}
+    assert reached == {"api", "tls", "grafana"}
     assert SERVICES["api"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
     assert SERVICES["tls"]["profiles"] == ["tls"]
 
 
@@ -116,6 +118,9 @@ def test_what_holds_data_has_no_way_out():
     assert FILE["networks"]["data"] == {"internal": True}
     for name in ("database", "broker", "migrate"):
         assert SERVICES[name]["networks"] == ["data"]
+    assert FILE["networks"]["monitoring"] == {"internal": True}
+    assert SERVICES["prometheus"]["networks"] == ["monitoring"]
+    assert "data" not in SERVICES["grafana"]["networks"]
     assert SERVICES["init"]["network_mode"] == "none"
 
 
@@ -126,11 +131,15 @@ def test_secrets_are_files_that_others_cannot_see():
             for name, one in SERVICES.items()
             if any(line.startswith(f"{volume}:") for line in one.get("volumes", []))
         }
-        for volume in ("service-secrets", "database-secrets", "broker-secrets")
+        for volume in FILE["volumes"]
+        if volume.endswith("-secrets")
     }
     assert holders["database-secrets"] == {"init", "database"}
     assert holders["broker-secrets"] == {"init", "broker"}
     assert holders["service-secrets"] == OURS
+    assert holders["prometheus-secrets"] == {"init", "prometheus"}
+    assert holders["grafana-secrets"] == {"init", "grafana"}
+    assert len(holders) == 5
     for name, service in SERVICES.items():
         for line in service.get("volumes", []):
             assert "secrets" not in line or line.endswith(":ro") or name == "init"
@@ -212,10 +221,13 @@ def test_a_dockerfile_is_sound(path):
             assert f"!{source}" in ignored, source
 
 
-def test_what_is_built_names_files_that_are_there():
+def test_what_is_built_or_mounted_is_there():
     for name in OURS:
         assert (ROOT / SERVICES[name]["build"]["dockerfile"]).exists()
-    assert (ROOT / "docker" / "Caddyfile").exists()
+    for service in SERVICES.values():
+        for line in service.get("volumes", []):
+            source = line.split(":")[0]
+            assert not source.startswith(".") or (ROOT / source).is_file(), source
 
 
 @pytest.mark.timeout(900)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 
 import pytest
@@ -11,8 +12,9 @@ from sqlalchemy.exc import OperationalError
 
 from worker import active_job
 from worker.active_job import ActiveJob
-from worker.contract.job import Stage
+from worker.contract.job import JobState, Stage
 from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
+from worker.contract.lease_watch import LeaseWatch
 from worker.contract.request import ConvertRequest, Source
 
 
@@ -32,13 +34,16 @@ def wait(active: ActiveJob, seconds: float) -> None:
     active.check()
 
 
-def test_a_lease_is_kept_longer_than_it_lasts(short, outbox, job):
+def test_a_lease_is_kept_longer_than_it_lasts(short, job):
+    watch = LeaseWatch(short.engine, lease_seconds=0.5, max_attempts=3)
     with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
-        time.sleep(1.2)
+        for _ in range(12):
+            assert watch.requeue_expired() == 0
+            time.sleep(0.1)
         active.check()
-        assert outbox.requeue_expired(max_attempts=3) == 0
+    watch.requeue_expired()
     time.sleep(0.7)
-    assert outbox.requeue_expired(max_attempts=3) == 1
+    assert watch.requeue_expired() == 1
 
 
 def test_a_job_that_went_to_somebody_else_is_noticed(short, job):
@@ -130,6 +135,40 @@ def test_a_job_that_takes_no_notice_is_interrupted_again(short, job, monkeypatch
             active.advance(0.5)
         with pytest.raises(ClaimLostError):
             _work_silently("sleep", until=time.monotonic() + 20)
+
+
+def test_a_cancelled_job_deep_in_a_library_ends_with_its_process(short, store, job, monkeypatch):
+    monkeypatch.setattr(active_job, "DEAF_SECONDS", 0.5)
+    ended = threading.Event()
+    keeping = ActiveJob(
+        short, short.claim(job.id, worker="a"), lease_seconds=0.5, end_process=ended.set
+    )
+    # In a thread of its own nothing can interrupt it: as deaf as C.
+    monkeypatch.setattr(keeping, "_interrupt", lambda *_: None)
+    with keeping as active:
+        active.enter(Stage.MEASURING)
+        store.cancel(job.id, tenant="default")
+        assert ended.wait(3)
+    assert store.get(job.id, tenant="default").state == JobState.CANCELLED
+
+
+def test_a_job_that_hangs_ends_with_its_process(short, store, job):
+    ended = threading.Event()
+    keeping = ActiveJob(
+        short,
+        short.claim(job.id, worker="a"),
+        lease_seconds=0.5,
+        stall_seconds=0.5,
+        end_process=ended.set,
+    )
+    with keeping as active:
+        for _ in range(10):
+            active.check()
+            time.sleep(0.1)
+        assert not ended.is_set(), "it goes on"
+        active.enter(Stage.MEASURING)
+        assert ended.wait(3)
+    assert "stalled" in [event.kind for event in store.events_of(job.id)]
 
 
 def _work_silently(work: str, *, until: float) -> None:

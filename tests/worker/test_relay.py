@@ -16,6 +16,7 @@ from worker.contract.collector import Collector
 from worker.contract.database import database_now
 from worker.contract.file_store import FileStore
 from worker.contract.inspection import InspectionStore
+from worker.contract.lease_watch import LeaseWatch
 from worker.contract.messages import CONVERT_QUEUE
 from worker.contract.request import ConvertRequest, Source
 from worker.contract.tables import outbox as messages
@@ -32,9 +33,10 @@ def relay_to(url, outbox, uploads) -> Relay:
         InspectionStore(uploads._engine),
         uploads,
         collector,
+        LeaseWatch(uploads._engine, lease_seconds=5, max_attempts=3),
         create_celery_app(url),
         sweep_seconds=0.1,
-        max_attempts=3,
+        has_space=lambda: True,
     )
 
 

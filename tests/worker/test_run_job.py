@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from sqlalchemy.exc import OperationalError
 
 from momentum_core.config import (
@@ -175,13 +176,23 @@ def zoo_of_resnet18(settings, monkeypatch):
     return ConvertRequest(source=Source(zoo="resnet18"))
 
 
-def test_a_full_disk_is_not_the_files_fault(run, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+    ],
+)
+def test_a_job_that_finds_the_disk_full_waits_for_space(run, monkeypatch, error):
     def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(packaging, "save_weights", full)
     job = run(DIGITS)
-    assert (job.state, job.error.code) == (JobState.FAILED, "storage_full")
+    assert (job.state, job.waiting_for, job.attempt) == (JobState.QUEUED, "space", 0)
+    assert job.error is None
 
 
 def test_a_record_that_fails_to_answer_leaves_the_job_to_its_lease(

@@ -137,6 +137,7 @@ def test_the_same_message_has_the_same_id_when_it_comes_again(hooks, store, rece
     assert first == second
 
 
+@pytest.mark.fault(34)
 def test_a_redirect_is_not_followed(hooks, store, receiver, hook):
     receiver.status = 307
     receiver.headers = {"Location": f"http://127.0.0.1:{receiver.server_port}/other"}
@@ -147,6 +148,7 @@ def test_a_redirect_is_not_followed(hooks, store, receiver, hook):
 
 
 @pytest.mark.parametrize("location", ["http:foo", "http://[::1", "//"])
+@pytest.mark.fault(34)
 def test_no_answer_ends_the_sender(hooks, store, receiver, hook, location):
     receiver.status = 302
     receiver.headers = {"Location": location}
@@ -163,6 +165,7 @@ def test_no_answer_ends_the_sender(hooks, store, receiver, hook, location):
     assert found.state == DeliveryState.DELIVERED
 
 
+@pytest.mark.fault(34)
 def test_a_receiver_that_drips_loses_its_time_and_holds_up_nobody(hooks, store, receiver, hook):
     """A byte now and then would keep a limit on silence from ever being reached."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -202,6 +205,7 @@ def test_an_address_that_turned_private_is_not_called(hooks, store, receiver, ho
     assert receiver.got == []
 
 
+@pytest.mark.fault(34)
 def test_a_receiver_that_cannot_be_reached_is_tried_again_and_the_job_has_ended(hooks, store):
     webhook, _ = hooks.create(tenant="default", url="http://127.0.0.1:9/", kinds=["cancelled"])
     job_id = cancel_one(store)

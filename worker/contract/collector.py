@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, Engine, delete, select
 
 from worker.contract.database import database_now, reading
+from worker.contract.ended_jobs import forget_ended_job
 from worker.contract.file_store import FileStore
 from worker.contract.job import JobState
-from worker.contract.job_record import forget_job
 from worker.contract.tables import (
     artifacts,
     audit,
@@ -72,6 +72,7 @@ class Collector:
         ended = [job_id for job_id in self._files.unfinished_jobs() if not self._goes_on(job_id)]
         for job_id in ended:
             self._files.drop_unfinished(job_id)
+        self._files.clear_temporary()
         return self._files.collect(self._is_needed, older_than_seconds=young_seconds) + len(ended)
 
     def drop_expired(self) -> int:
@@ -94,7 +95,7 @@ class Collector:
         for job_id in found:
             # One at a time: nobody waits long for the lock, and a crash leaves whole jobs.
             with self._engine.begin() as connection:
-                num_forgotten += forget_job(connection, job_id)
+                num_forgotten += forget_ended_job(connection, job_id)
         return num_forgotten
 
     def _goes_on(self, job_id: str) -> bool:

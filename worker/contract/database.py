@@ -7,19 +7,35 @@ import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Double
 
-BUSY_SECONDS = 10
-"""How long a process waits for SQLite's write lock."""
+from momentum_core.errors import MomentumError
+from momentum_core.failpoints import reach
+
+BUSY_SECONDS = 5
+"""How long a process waits for a lock, of SQLite the one that writing takes."""
 
 _READING = "momentum_reading"
 _MIGRATION_LOCK = 7_102_072_102  # any number that nobody else takes
+
+
+class RecordUnavailableError(SQLAlchemyError):
+    """The record cannot be written: it is read-only, or its file was removed or replaced."""
+
+
+class NewerDatabaseError(MomentumError):
+    """The record was made by a newer version of this program."""
+
+    code = "newer_database"
 
 
 class database_now(FunctionElement[float]):  # noqa: N801 (named as the SQL function it is)
@@ -46,6 +62,8 @@ def open_database(url: str) -> Engine:
         url: SQLAlchemy URL; the folder of an SQLite file is made if it is not there.
     """
     engine = create_database_engine(url)
+    if engine.url.get_backend_name() == "sqlite" and engine.url.database:
+        Path(engine.url.database).touch(0o600)
     upgrade_schema(engine)
     return engine
 
@@ -54,11 +72,17 @@ def create_database_engine(url: str) -> Engine:
     """Return an engine for SQLite or PostgreSQL; nothing is connected or written yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        event.listen(engine, "connect", _configure_postgresql)
+        return engine
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _configure_sqlite)
+    if parsed.database:
+        files = _FileCheck(Path(parsed.database))
+        event.listen(engine, "do_connect", files.name_existing)
+        event.listen(engine, "checkout", files.check)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -76,9 +100,61 @@ def upgrade_schema(engine: Engine) -> None:
     config.set_main_option("script_location", str(files("worker.contract") / "migrations"))
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
+            # Others may upgrade for longer than anybody waits for a row.
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            if "Can't locate revision" not in str(error):
+                raise
+            raise NewerDatabaseError(
+                "the database was upgraded by a newer version of this program; start that one, "
+                "everywhere"
+            ) from None
+        reach("database.upgraded")
+
+
+class _FileCheck:
+    """Refuses to work on a file that is not at its place any more, or is another one.
+
+    SQLite would go on to write to what has no name: it would all be gone with the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # The log is there while anyone is connected: what is committed is in it first.
+        self._paths = (path, path.with_name(f"{path.name}-wal"))
+        self._known: dict[Path, tuple[int, int]] = {}
+
+    def name_existing(self, _: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+        """Have SQLite open a file that is there; it would make one that is not."""
+        self.check()
+        arguments[0] = f"file:{quote(str(self._paths[0].absolute()))}?mode=rw"
+        options["uri"] = True
+
+    def check(self, *_: Any) -> None:
+        """Compare the files with those that were there first.
+
+        Raises:
+            RecordUnavailableError: they are others, or gone.
+        """
+        for path in self._paths:
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                if path in self._known:
+                    raise RecordUnavailableError(f"{path} is gone") from None
+                continue  # nothing was written yet
+            state = (found.st_dev, found.st_ino)
+            if self._known.setdefault(path, state) != state:
+                raise RecordUnavailableError(f"{path} was replaced; start this process again")
+
+
+def _configure_postgresql(connection: Any, _: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+    connection.commit()
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -20,7 +21,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from momentum_core.durable_files import move_file
+from momentum_core.durable_files import make_folder, move_file
+from momentum_core.errors import MomentumError
+from momentum_core.failpoints import reach
+
+
+class DamagedFileError(MomentumError):
+    """A stored file is not what was put any more: the disk, or somebody, changed it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a stored file is damaged; send it again if it was an upload, retry the job if it was "
+            "an artifact, and have the operator look at the disk",
+            code="stored_file_damaged",
+        )
+
+
+class MissingFileError(DamagedFileError):
+    """A stored file is not there: it was deleted, or lost."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +70,8 @@ class FileStore:
         self._temporary = folder / "tmp"
         self._lock = folder / "tmp.lock"
         self._blobs_lock = folder / "blobs.lock"
+        # Device facts of the files that were read and found whole.
+        self._verified: dict[str, tuple[int, int, int]] = {}
         for each in (
             folder,
             self._blobs,
@@ -56,7 +79,7 @@ class FileStore:
             self._unfinished,
             self._temporary,
         ):
-            each.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(each)
 
     @contextmanager
     def temporary_folder(self) -> Iterator[Path]:
@@ -81,9 +104,10 @@ class FileStore:
         It is synced before it gets its name, and young from then on: `collect` leaves it alone
         until the record can point to it.
         """
+        reach("store.put")
         stored = StoredFile.of(path)
         target = self.path_of(stored.sha256)
-        target.parent.mkdir(exist_ok=True, mode=0o700)
+        make_folder(target.parent)
         with _locked(self._blobs_lock, fcntl.LOCK_SH):
             os.utime(path)
             move_file(path, target)
@@ -112,6 +136,29 @@ class FileStore:
     def drop_unfinished(self, job_id: str) -> None:
         """Remove what an interrupted job would go on from, if it is there."""
         shutil.rmtree(self.unfinished_path(job_id), ignore_errors=True)
+
+    def verified_path(self, sha256: str) -> Path:
+        """Return where a file lies that has the digest it was put with.
+
+        All of it is read, the first time that this process asks, and whenever it has changed.
+
+        Raises:
+            MissingFileError: it is not there.
+            DamagedFileError: it is not what was put.
+        """
+        path = self.path_of(sha256)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise MissingFileError from None
+        state = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._verified.get(sha256) != state:
+            digest = StoredFile.of(path).sha256
+            if digest != sha256:
+                logger.critical("%s is damaged: its digest is %s now", path, digest)
+                raise DamagedFileError
+            self._verified[sha256] = state
+        return path
 
     def path_of(self, sha256: str) -> Path:
         """Return where the file with this SHA-256 lies, if the store holds it."""

@@ -99,7 +99,8 @@ class Job:
     cancel_requested: bool
     """Whether it is to stop; a running job does so within seconds."""
     waiting_for: str | None
-    """What a queued job waits for besides a free worker: `queue`, which is paused."""
+    """What a queued job waits for besides a free worker: `queue`, which is paused; `space` on the
+    disk; a newer `worker`."""
     retry_of: str | None
     """The job whose request this one repeats."""
 

@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, select, update
 
+from momentum_core.failpoints import reach, record_execution
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
 from worker.contract.job_record import announce, cancelled, change_job, read_job, read_upload
-from worker.contract.queue_store import is_draining, is_paused
+from worker.contract.queue_store import (
+    WAITING_FOR_SPACE,
+    WAITING_FOR_WORKER,
+    is_draining,
+    is_paused,
+)
+from worker.contract.request import REQUEST_VERSION
 from worker.contract.tables import artifacts, jobs, uploads
 
 
@@ -36,29 +43,25 @@ class JobClaims:
         self._lease_seconds = lease_seconds
 
     def claim(self, job_id: str, *, worker: str) -> Claim | None:
-        """Take a job that is queued, or whose worker fell silent.
+        """Take a job that is queued.
 
         Returns:
             The claim, or None if the job is not to be had: a repeated message changes nothing. Nor
-            is it while its queue is paused, or for a worker that is draining.
+            is it while its queue is paused, for a worker that is draining, or one that is older
+            than the API that took the request.
         """
-        free = or_(
-            jobs.c.state == JobState.QUEUED,
-            and_(
-                jobs.c.state == JobState.RUNNING,
-                jobs.c.lease_until < database_now(),
-                ~jobs.c.cancel_requested,
-            ),
-        )
+        queued = and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
         with self.engine.begin() as connection:
             if is_paused(connection):
                 return None  # the relay announces it again once the queue goes on
             if is_draining(connection, worker):
                 _leave_to_others(connection, job_id)
                 return None
+            if _is_too_new(connection, job_id):
+                return None
             row = change_job(
                 connection,
-                and_(jobs.c.id == job_id, free),
+                queued,
                 {
                     "state": JobState.RUNNING,
                     "stage": None,
@@ -73,8 +76,11 @@ class JobClaims:
                 kind="started",
                 data={"worker": worker},
             )
+            reach("claim.uncommitted")
         if row is None:
             return None
+        record_execution(f"claimed {row.id} {row.fence}")
+        reach("claim.taken")
         return Claim(job_id=row.id, worker=worker, fence=row.fence, attempt=row.attempt)
 
     def read(self, claim: Claim) -> tuple[Job, Upload | None, Upload | None]:
@@ -131,9 +137,10 @@ class JobClaims:
         Raises:
             ClaimLostError: the job is somebody else's; nothing is published.
         """
-        values = {"stage": None, "progress": 1.0, "result": dict(result)} | _ended(
+        values = {"stage": None, "progress": 1.0, "result": dict(result)} | ended(
             JobState.SUCCEEDED
         )
+        reach("publish.unrecorded")
         with self.engine.begin() as connection:
             if change_job(connection, _held(claim), values, kind="succeeded") is None:
                 raise ClaimLostError
@@ -148,6 +155,9 @@ class JobClaims:
                         created_at=database_now(),
                     )
                 )
+            reach("publish.uncommitted")
+        record_execution(f"published {claim.job_id} {claim.fence}")
+        reach("publish.done")
 
     def fail(self, claim: Claim, error: JobError) -> None:
         """End the job with an error that another attempt would meet again.
@@ -157,7 +167,7 @@ class JobClaims:
         """
         self._change(
             claim,
-            {"error_code": error.code, "error_message": error.message} | _ended(JobState.FAILED),
+            {"error_code": error.code, "error_message": error.message} | ended(JobState.FAILED),
             kind="failed",
             data={"code": error.code, "message": error.message},
         )
@@ -169,6 +179,23 @@ class JobClaims:
             ClaimLostError: the job is somebody else's.
         """
         self._change(claim, cancelled(), kind="cancelled", data={})
+
+    def note(self, claim: Claim, kind: str, data: Mapping[str, Any]) -> None:
+        """Record something that happened, and changes nothing.
+
+        Raises:
+            ClaimLostError: the job is somebody else's.
+        """
+        self._change(claim, {}, kind=kind, data=data)
+
+    def wait_for_space(self, claim: Claim) -> None:
+        """Queue the job again, to go on once the disk has room; the attempt is not counted.
+
+        Raises:
+            ClaimLostError: the job is somebody else's.
+        """
+        values = {"attempt": jobs.c.attempt - 1, "waiting_for": WAITING_FOR_SPACE} | requeued()
+        self._change(claim, values, kind="waiting", data={"waiting_for": WAITING_FOR_SPACE})
 
     def hand_back(self, worker: str) -> int:
         """Queue again what a worker is doing, because it is being stopped; no attempt is counted.
@@ -202,6 +229,20 @@ class JobClaims:
                 raise ClaimLostError
 
 
+def _is_too_new(connection: Connection, job_id: str) -> bool:
+    """Return whether a job asks for what this program does not know yet; it then waits."""
+    too_new = and_(
+        jobs.c.id == job_id,
+        jobs.c.state == JobState.QUEUED,
+        jobs.c.request_version > REQUEST_VERSION,
+    )
+    found = connection.execute(select(jobs.c.waiting_for).where(too_new)).one_or_none()
+    if found is not None and found.waiting_for != WAITING_FOR_WORKER:
+        reason = {"waiting_for": WAITING_FOR_WORKER}
+        change_job(connection, too_new, reason, kind="waiting", data=reason)
+    return found is not None
+
+
 def _leave_to_others(connection: Connection, job_id: str) -> None:
     """Send the message of a job that waits once more: who took it may not take the job."""
     queued = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
@@ -233,7 +274,8 @@ def requeued() -> dict[str, Any]:
     }
 
 
-def _ended(state: JobState) -> dict[str, Any]:
+def ended(state: JobState) -> dict[str, Any]:
+    """Return the column values of a running job that ends in a state."""
     return {"state": state, "lease_until": None, "finished_at": database_now()}
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, u
 
 from worker.contract.database import database_now
 from worker.contract.job import Job, JobError, JobState, Stage, Upload
-from worker.contract.request import ConvertRequest
+from worker.contract.request import REQUEST_VERSION, ConvertRequest
 from worker.contract.tables import events, job_tags, jobs, outbox, uploads
 from worker.contract.webhook_messages import note_messages
 
@@ -188,6 +188,7 @@ def record_job(
         "fence": 0,
         "cancel_requested": False,
         "revision": 0,
+        "request_version": REQUEST_VERSION,
         "created_at": now,
     }
     connection.execute(insert(jobs), defaults | dict(row))

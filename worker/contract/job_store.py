@@ -19,12 +19,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from worker.contract.database import database_now, reading
+from momentum_core.failpoints import reach
+from worker.contract.database import RecordUnavailableError, database_now, reading
+from worker.contract.ended_jobs import forget_ended_job
 from worker.contract.job import Artifact, Event, Job, JobState, Upload
 from worker.contract.job_record import (
     cancelled,
     change_job,
-    forget_job,
     job_of,
     new_id,
     read_job,
@@ -167,6 +168,7 @@ class JobStore:
                         "created_at": now,
                     },
                 )
+        reach("submit.committed")
         return self.get(job_id, tenant=tenant)
 
     def get(self, job_id: str, *, tenant: str) -> Job:
@@ -300,7 +302,7 @@ class JobStore:
         mine = (jobs.c.id == job_id) & (jobs.c.tenant == tenant)
         with self.engine.begin() as connection:
             read_job(connection, mine)
-            if not forget_job(connection, job_id):
+            if not forget_ended_job(connection, job_id):
                 raise JobNotFinishedError
 
     def upload(self, upload_id: str) -> Upload:
@@ -392,9 +394,18 @@ class JobStore:
             return {row.id: row.revision for row in connection.execute(query)}
 
     def check(self) -> None:
-        """Ask the database something; raises what its driver raises if it does not answer."""
-        with self._reader.connect() as connection:
+        """Ask for what recording a job takes; raises what its driver raises if it is not to be had.
+
+        Raises:
+            SQLAlchemyError: the database is away, gone, locked or read-only.
+        """
+        # On SQLite this takes the write lock.
+        with self.engine.begin() as connection:
             connection.execute(select(jobs.c.id).limit(1))
+            if self.engine.dialect.name == "postgresql":
+                shown = connection.exec_driver_sql("SHOW transaction_read_only")
+                if shown.scalar_one() == "on":
+                    raise RecordUnavailableError("the database is read-only")
 
 
 def _event_of(row: Row[Any]) -> Event:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -120,17 +120,22 @@ class KeyStore:
                 .values(revoked_at=database_now())
             )
 
-    def create_first(self, *, tenant: str) -> str | None:
-        """Make an admin key if there is no key at all; return its secret.
+    def create_first(self, *, tenant: str, keep: Callable[[str], None]) -> bool:
+        """Make an admin key if there is no key at all; return whether it was made.
 
         Of several processes that start at once, one makes it.
+
+        Args:
+            tenant: whose.
+            keep: puts the secret where it is found; before the key counts, or nobody would know it.
         """
         secret = PREFIX + secrets.token_urlsafe(32)
         with self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("LOCK TABLE api_keys IN EXCLUSIVE MODE")
             if connection.execute(select(api_keys.c.id).limit(1)).one_or_none() is not None:
-                return None
+                return False
+            keep(secret)
             row = {
                 "id": new_id(),
                 "tenant": tenant,
@@ -140,7 +145,7 @@ class KeyStore:
                 "created_at": database_now(),
             }
             connection.execute(insert(api_keys).values(row))
-        return secret
+        return True
 
 
 def _digest(secret: str) -> str:

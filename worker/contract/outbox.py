@@ -1,17 +1,22 @@
-"""The relay's side of the record: messages that wait to be sent, and jobs whose worker is gone."""
+"""The relay's side of the record: messages that wait to be sent, and jobs that may go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from sqlalchemy import Engine, Select, and_, func, select, update
+from sqlalchemy import Engine, Select, and_, func, or_, select, update
 
 from worker.contract.database import database_now, reading
-from worker.contract.job import JobError, JobState
-from worker.contract.job_claims import change_all_cancelled, requeued
+from worker.contract.job import JobState
 from worker.contract.job_record import announce, change_job
-from worker.contract.queue_store import WAITING_FOR_QUEUE, is_paused, is_paused_now
+from worker.contract.queue_store import (
+    WAITING_FOR_QUEUE,
+    WAITING_FOR_SPACE,
+    WAITING_FOR_WORKER,
+    is_paused,
+    is_paused_now,
+)
 from worker.contract.tables import jobs, outbox
 
 MAX_MESSAGES = 100
@@ -19,8 +24,6 @@ MAX_MESSAGES = 100
 
 MAX_SETTLED = 500
 """Jobs of a paused queue that change in one round."""
-
-ATTEMPTS_EXHAUSTED = "attempts_exhausted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Message:
 
 
 class Outbox:
-    """Messages and expired leases; several relays may work on them at once."""
+    """Messages; several relays may work on them at once."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -56,38 +59,6 @@ class Outbox:
                 update(outbox).where(outbox.c.id == message.id).values(sent_at=database_now())
             )
 
-    def requeue_expired(self, *, max_attempts: int) -> int:
-        """Queue jobs again whose worker fell silent, or end them after too many attempts.
-
-        Returns:
-            How many jobs changed.
-        """
-        expired = and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < database_now())
-        # A look before the lock: in almost every round there is nothing to do.
-        with self._reader.connect() as connection:
-            found = connection.execute(select(jobs.c.id, jobs.c.attempt).where(expired)).all()
-        if found:
-            with self._engine.begin() as connection:
-                change_all_cancelled(connection, expired)
-        for row in found:
-            with self._engine.begin() as connection:
-                where = and_(jobs.c.id == row.id, jobs.c.attempt == row.attempt, expired)
-                if row.attempt >= max_attempts:
-                    error = _exhausted(row.attempt)
-                    values = requeued() | {
-                        "state": JobState.FAILED,
-                        "stage": jobs.c.stage,
-                        "error_code": error.code,
-                        "error_message": error.message,
-                        "finished_at": database_now(),
-                    }
-                    change_job(connection, where, values, kind="failed", data=asdict(error))
-                elif change_job(
-                    connection, where, requeued(), kind="requeued", data={"reason": "worker_lost"}
-                ):
-                    announce(connection, row.id)
-        return len(found)
-
     def settle_paused(self) -> int:
         """Say of queued jobs that their queue is paused; once it goes on, announce them again.
 
@@ -109,6 +80,30 @@ class Outbox:
                     announce(connection, job_id)
         return len(found)
 
+    def resume_with_space(self, *, has_space: Callable[[], bool]) -> int:
+        """Let jobs go on that found the disk full, once it is not.
+
+        Args:
+            has_space: asked only if jobs wait for it.
+
+        Returns:
+            How many jobs go on, at most `MAX_SETTLED`.
+        """
+        waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.waiting_for == WAITING_FOR_SPACE)
+        query = select(jobs.c.id).where(waits).order_by(jobs.c.created_at).limit(MAX_SETTLED)
+        with self._reader.connect() as connection:
+            found = connection.scalars(query).all()
+        if not found or not has_space():
+            return 0
+        num_resumed = 0
+        with self._engine.begin() as connection:
+            for job_id in found:
+                where = and_(jobs.c.id == job_id, waits)
+                if change_job(connection, where, {"waiting_for": None}, kind="resumed"):
+                    announce(connection, job_id)
+                    num_resumed += 1
+        return num_resumed
+
     def announce_again(self, *, num_at_broker: Callable[[], int], older_than_seconds: float) -> int:
         """Put queued jobs whose message the broker lost into the outbox once more.
 
@@ -124,8 +119,10 @@ class Outbox:
         """
         last_sent = select(func.max(outbox.c.sent_at)).where(outbox.c.job_id == jobs.c.id)
         unsent = select(outbox.c.id).where(outbox.c.job_id == jobs.c.id, outbox.c.sent_at.is_(None))
-        # What waits for its queue is announced when that goes on.
-        waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.waiting_for.is_(None))
+        # What waits for its queue or for space is announced when that is there; a newer worker,
+        # for which others wait, may come at any time.
+        is_announced = or_(jobs.c.waiting_for.is_(None), jobs.c.waiting_for == WAITING_FOR_WORKER)
+        waits = and_(jobs.c.state == JobState.QUEUED, is_announced)
         queued = and_(waits, ~unsent.exists())
         with self._reader.connect() as connection:
             num_waiting = connection.scalar(select(func.count()).where(queued)) or 0
@@ -146,11 +143,3 @@ def _unsettled(paused: bool) -> Select[str]:
     told = None if paused else WAITING_FOR_QUEUE
     wanted = and_(jobs.c.state == JobState.QUEUED, jobs.c.waiting_for == told)
     return select(jobs.c.id).where(wanted).order_by(jobs.c.created_at)
-
-
-def _exhausted(attempts: int) -> JobError:
-    return JobError(
-        code=ATTEMPTS_EXHAUSTED,
-        message=f"the worker died in each of {attempts} attempts; look into the worker's log for "
-        "the reason (often too little memory: try a smaller measurement.batch_size)",
-    )

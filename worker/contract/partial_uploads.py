@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, and_, select, update
 
-from momentum_core.durable_files import sync_folder
+from momentum_core.durable_files import sync_file, sync_folder
 from worker.contract.database import database_now, reading
 from worker.contract.file_store import FileStore, StoredFile
 from worker.contract.tables import uploads
@@ -168,8 +168,11 @@ class PartialUploads:
         Raises:
             LookupError: it was dropped meanwhile.
         """
+        path = self._files.received_path(upload_id)
         try:
-            stored = StoredFile.of(self._files.received_path(upload_id))
+            # Before the record says that it is complete.
+            sync_file(path)
+            stored = StoredFile.of(path)
         except FileNotFoundError:
             raise LookupError("no such upload") from None
         mine = and_(uploads.c.id == upload_id, uploads.c.tenant == tenant)

@@ -19,6 +19,12 @@ from worker.contract.tables import jobs, queues, workers
 WAITING_FOR_QUEUE = "queue"
 """What a job waits for whose queue is paused."""
 
+WAITING_FOR_SPACE = "space"
+"""What a job waits for that found the disk full."""
+
+WAITING_FOR_WORKER = "worker"
+"""What a job waits for that asks for more than the workers that saw it know: a newer one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueState:

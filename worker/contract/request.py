@@ -14,6 +14,9 @@ from momentum_core.config import (
 )
 from momentum_core.errors import ConfigError
 
+REQUEST_VERSION = 1
+"""Grows when a request can ask for what older workers do not know: they leave such jobs alone."""
+
 MAX_NAME_CHARACTERS = 200
 MAX_TAGS = 20
 MAX_TAG_CHARACTERS = 64

@@ -87,6 +87,12 @@ class Settings(BaseSettings):
         "from elsewhere always do. Without any key, a first one is made at the start and written "
         "to `first-key` in the data folder.",
     )
+    metrics_token: str | None = Field(
+        default=None,
+        min_length=20,
+        description="Bearer token that `GET /metrics` takes, and nothing else does: Prometheus, "
+        "which then needs no key. Keys with the scope `admin` are taken there, too.",
+    )
     max_unfinished_jobs: int = Field(
         default=1000,
         ge=1,
@@ -155,6 +161,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Least time between two states of a refinement that are kept for when its "
         "worker dies; 0 keeps one after each step.",
+    )
+    stall_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Time without progress after which a job hangs: its worker's process is "
+        "replaced, and the job is tried again.",
     )
     sweep_seconds: float = Field(
         default=1.0,

@@ -65,6 +65,8 @@ jobs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("waiting_for", String(32)),
     Column("request", _JSON, nullable=False),
+    # `REQUEST_VERSION` of who recorded it.
+    Column("request_version", Integer, nullable=False, server_default="1"),
     Column("checkpoint_id", _ID, ForeignKey("uploads.id")),
     Column("data_id", _ID, ForeignKey("uploads.id")),
     Column("result", _JSON),
@@ -232,6 +234,14 @@ queues = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("paused_at", Double),
+)
+
+# What is gone still counts: a row for each state that a job can end in.
+forgotten_jobs = Table(
+    "forgotten_jobs",
+    metadata,
+    Column("state", String(16), primary_key=True),
+    Column("num_jobs", BigInteger, nullable=False),
 )
 
 job_logs = Table(

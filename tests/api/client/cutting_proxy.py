@@ -29,6 +29,10 @@ class CuttingProxy:
 
     def close(self) -> None:
         self._listener.close()
+        self.cut_all()
+
+    def cut_all(self) -> None:
+        """Break all connections off; new ones are taken."""
         for each in list(self._open):
             self._reset(each)
 

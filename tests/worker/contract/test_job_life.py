@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, select, update
 
-from tests.worker.contract.test_job_record import end_lease, kinds
+from tests.worker.contract.test_job_record import kinds
 from worker.contract.database import database_now
 from worker.contract.job import JobError, JobState, Upload
 from worker.contract.job_claims import ClaimLostError
@@ -111,17 +111,14 @@ def test_nobody_elses_job_is_cancelled_repeated_or_forgotten(store, job):
 
 
 @pytest.mark.parametrize("how", ["lost", "stopped"])
-def test_a_cancelled_job_whose_worker_is_gone_is_not_run_again(
-    engine, store, claims, outbox, job, how
-):
+def test_a_cancelled_job_whose_worker_is_gone_is_not_run_again(store, claims, watch, job, how):
     claims.claim(job.id, worker="w")
     store.cancel(job.id, tenant="default")
     if how == "stopped":
         assert claims.hand_back("w") == 0
     else:
-        end_lease(engine, job)
+        assert watch.end_leases() == 1
         assert claims.claim(job.id, worker="v") is None
-        outbox.requeue_expired(max_attempts=1)
     assert store.get(job.id, tenant="default").state == JobState.CANCELLED
     assert kinds(store, job)[-1] == "cancelled"
 

@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import select, update
 
 from momentum_core.config import ConversionConfig, Preprocessing
+from tests.worker.contract.conftest import LEASE_SECONDS, Watch
 from worker.contract.database import database_now
 from worker.contract.job import NEXT_STATES, Artifact, JobError, JobState, Stage, Upload
 from worker.contract.job_claims import ClaimLostError, JobClaims
 from worker.contract.job_record import new_id
-from worker.contract.request import ConvertRequest
+from worker.contract.request import REQUEST_VERSION, ConvertRequest
 from worker.contract.tables import artifacts, jobs
 from worker.contract.tables import outbox as messages
 
@@ -24,13 +25,6 @@ WEIGHTS = Artifact(
 
 def kinds(store, job) -> list[str]:
     return [event.kind for event in store.events_of(job.id)]
-
-
-def end_lease(engine, job) -> None:
-    with engine.begin() as connection:
-        connection.execute(
-            update(jobs).where(jobs.c.id == job.id).values(lease_until=database_now() - 1)
-        )
 
 
 def test_a_submitted_job_is_queued_with_its_message_and_its_first_event(store, outbox, job):
@@ -125,9 +119,10 @@ def test_failure_keeps_its_reason(store, claims, job):
     )
 
 
-def test_a_late_worker_changes_nothing(engine, store, claims, outbox, job):
+def test_a_late_worker_changes_nothing(store, claims, watch, job):
     late = claims.claim(job.id, worker="late")
-    end_lease(engine, job)
+    assert claims.claim(job.id, worker="second") is None
+    assert watch.end_leases() == 1
     second = claims.claim(job.id, worker="second")
     assert second is not None
     assert second.fence > late.fence
@@ -155,14 +150,16 @@ def test_a_lease_is_renewed_from_the_databases_clock(engine, store, job):
     assert store.get(job.id, tenant="default").lease_until > before
 
 
-def test_a_silent_workers_job_is_queued_again(engine, store, claims, outbox, job):
+def test_a_silent_workers_job_is_queued_again(store, claims, outbox, watch, job):
     for message in outbox.waiting():
         outbox.mark_sent(message)
     claims.claim(job.id, worker="a")
-    assert outbox.requeue_expired(max_attempts=3) == 0
-    end_lease(engine, job)
-    assert outbox.requeue_expired(max_attempts=3) == 1
-    assert outbox.requeue_expired(max_attempts=3) == 0
+    assert watch.requeue_expired() == 0, "it is seen for the first time"
+    watch.now += LEASE_SECONDS - 1
+    assert watch.requeue_expired() == 0
+    watch.now += 1
+    assert watch.requeue_expired() == 1
+    assert watch.requeue_expired() == 0
     found = store.get(job.id, tenant="default")
     assert (found.state, found.attempt, found.worker) == (JobState.QUEUED, 1, None)
     assert [message.job_id for message in outbox.waiting()] == [job.id]
@@ -170,13 +167,45 @@ def test_a_silent_workers_job_is_queued_again(engine, store, claims, outbox, job
     assert claims.claim(job.id, worker="b").attempt == 2
 
 
-def test_a_job_that_kills_its_workers_fails_after_the_last_attempt(
-    engine, store, claims, outbox, job
-):
+def test_a_lease_that_is_renewed_is_never_over(store, claims, watch, job):
+    claim = claims.claim(job.id, worker="a")
+    for _ in range(5):
+        assert watch.requeue_expired() == 0
+        watch.now += 0.9 * LEASE_SECONDS
+        assert claims.renew(claim)
+    assert watch.requeue_expired() == 0
+
+
+def test_a_lease_that_is_renewed_at_the_last_moment_is_kept(claims, watch, job, monkeypatch):
+    """After it was found to be over, before the job was taken back."""
+    claim = claims.claim(job.id, worker="a")
+    watch.requeue_expired()
+    watch.now += LEASE_SECONDS
+    take_back = watch._take_back
+
+    def renewed_first(lease):
+        assert claims.renew(claim)
+        return take_back(lease)
+
+    monkeypatch.setattr(watch, "_take_back", renewed_first)
+    assert watch.requeue_expired() == 0
+    assert claims.renew(claim)
+
+
+def test_two_watches_take_a_job_back_once(engine, store, claims, job):
+    claims.claim(job.id, worker="a")
+    watches = [Watch(engine), Watch(engine)]
+    for watch in watches:
+        watch.requeue_expired()
+        watch.now += LEASE_SECONDS
+    assert [watch.requeue_expired() for watch in watches] == [1, 0]
+    assert kinds(store, job).count("requeued") == 1
+
+
+def test_a_job_that_kills_its_workers_fails_after_the_last_attempt(store, claims, watch, job):
     for attempt in (1, 2, 3):
         assert claims.claim(job.id, worker="a").attempt == attempt
-        end_lease(engine, job)
-        assert outbox.requeue_expired(max_attempts=3) == 1
+        assert watch.end_leases() == 1
     found = store.get(job.id, tenant="default")
     assert (found.state, found.error.code) == (JobState.FAILED, "attempts_exhausted")
     assert claims.claim(job.id, worker="a") is None
@@ -192,6 +221,45 @@ def test_a_stopping_worker_hands_its_job_back_uncounted(store, claims, outbox, j
     with pytest.raises(ClaimLostError):
         claims.succeed(claim, result={}, files=[])
     assert claims.claim(job.id, worker="b").attempt == 1
+
+
+def test_a_job_that_finds_the_disk_full_waits_for_space_uncounted(store, claims, outbox, job):
+    for message in outbox.waiting():
+        outbox.mark_sent(message)
+    claim = claims.claim(job.id, worker="a")
+    claims.wait_for_space(claim)
+    found = store.get(job.id, tenant="default")
+    assert (found.state, found.waiting_for, found.attempt) == (JobState.QUEUED, "space", 0)
+    with pytest.raises(ClaimLostError):
+        claims.wait_for_space(claim)
+    assert outbox.announce_again(num_at_broker=lambda: 0, older_than_seconds=0) == 0
+    assert outbox.resume_with_space(has_space=lambda: False) == 0
+    assert outbox.waiting() == []
+    assert outbox.resume_with_space(has_space=lambda: True) == 1
+    assert store.get(job.id, tenant="default").waiting_for is None
+    assert [message.job_id for message in outbox.waiting()] == [job.id]
+    assert claims.claim(job.id, worker="a").attempt == 1
+
+
+def test_the_disk_is_not_looked_at_while_no_job_waits_for_space(outbox, job):
+    assert outbox.resume_with_space(has_space=lambda: 1 / 0) == 0
+
+
+def test_a_job_of_a_newer_api_waits_for_a_newer_worker(engine, store, claims, outbox, job):
+    with engine.begin() as connection:
+        connection.execute(update(jobs).values(request_version=REQUEST_VERSION + 1))
+    for message in outbox.waiting():
+        outbox.mark_sent(message)
+    for _ in range(2):
+        assert claims.claim(job.id, worker="old") is None
+    found = store.get(job.id, tenant="default")
+    assert (found.state, found.waiting_for) == (JobState.QUEUED, "worker")
+    assert kinds(store, job) == ["queued", "waiting"], "said once"
+    assert outbox.announce_again(num_at_broker=lambda: 0, older_than_seconds=0) == 1
+    with engine.begin() as connection:
+        connection.execute(update(jobs).values(request_version=REQUEST_VERSION))
+    assert claims.claim(job.id, worker="new").attempt == 1
+    assert store.get(job.id, tenant="default").waiting_for is None
 
 
 def test_messages_are_repeated_only_when_the_broker_holds_too_few(engine, store, outbox, job):

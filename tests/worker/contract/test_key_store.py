@@ -65,11 +65,11 @@ def test_a_key_holds_until_it_expires_by_the_databases_clock(engine, keys):
 
 
 def test_of_many_processes_that_start_at_once_one_makes_the_first_key(database_url):
-    made: list[str | None] = []
+    made: list[str] = []
 
     def start() -> None:
         engine = open_database(database_url)
-        made.append(KeyStore(engine).create_first(tenant="default"))
+        KeyStore(engine).create_first(tenant="default", keep=made.append)
         engine.dispose()
 
     threads = [threading.Thread(target=start) for _ in range(6)]
@@ -77,9 +77,23 @@ def test_of_many_processes_that_start_at_once_one_makes_the_first_key(database_u
         thread.start()
     for thread in threads:
         thread.join()
-    [secret] = [one for one in made if one is not None]
+    [secret] = made
     engine = open_database(database_url)
     key = KeyStore(engine).find(secret)
     assert key is not None
     assert key.scopes == {Scope.ADMIN}
     engine.dispose()
+
+
+def test_a_first_key_that_could_not_be_kept_is_no_key(engine):
+    keys = KeyStore(engine)
+
+    def fail(_: str) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        keys.create_first(tenant="default", keep=fail)
+    assert keys.all() == []
+    kept: list[str] = []
+    assert keys.create_first(tenant="default", keep=kept.append)
+    assert keys.find(kept[0]) is not None
