@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
 from typing import Any
 
 import pytest
-import redis
 
 from tests.end_to_end.conftest import MOMENTUM, Serving, serving
-from worker.broker import create_celery_app
-from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 
 LIGHT = {"rivals": False, "predict": False}
 
@@ -28,7 +24,7 @@ def _steps(number: int) -> dict[str, Any]:
     }
 
 
-SHORT, LONG, ENDLESS = _steps(5), _steps(80), _steps(100_000)
+SHORT, ENDLESS = _steps(5), _steps(100_000)
 
 
 # One thread: the tiny network gains nothing from a second one, and needs both cores for it.
@@ -59,21 +55,6 @@ def gone(pids: list[int]) -> bool:
     return False
 
 
-def test_a_killed_workers_job_runs_again_and_ends(own: Serving):
-    location = own.submit(LONG)
-    own.wait_for(location, "running", seconds=240, stage="refining")
-    os.kill(own.worker(), signal.SIGKILL)
-    killed_at = time.monotonic()
-    own.wait_for(location, "running", seconds=30, attempt=2)
-    assert time.monotonic() - killed_at < 30
-    job = own.wait_for(location, "succeeded", seconds=150)
-    assert job["attempt"] == 2
-    kinds = [event["kind"] for event in own.client.get(f"{location}/events").json()["events"]]
-    assert kinds.count("started") == 2
-    assert kinds.count("requeued") == 1
-    assert kinds[-1] == "succeeded"
-
-
 @pytest.mark.parametrize("stage", ["measuring", "refining"])
 def test_a_cancelled_job_stops_within_seconds_and_the_worker_goes_on(own: Serving, stage):
     endless = (
@@ -90,22 +71,6 @@ def test_a_cancelled_job_stops_within_seconds_and_the_worker_goes_on(own: Servin
     assert own.wait_for(own.submit(SHORT), "succeeded", seconds=240)["attempt"] == 1
     assert own.worker() == worker
     assert not list((own.data_dir / "tmp").iterdir())
-
-
-def test_a_repeated_message_changes_nothing(own: Serving):
-    location = own.submit(SHORT)
-    before = own.wait_for(location, "succeeded", seconds=240)
-    app = create_celery_app(f"redis+socket://{own.data_dir}/broker/valkey.sock")
-    for _ in range(5):
-        app.send_task(CONVERT_TASK, args=[before["id"]], queue=CONVERT_QUEUE)
-    app.close()
-    # The worker takes messages in order: when the next job is done, it has seen these.
-    own.wait_for(own.submit(SHORT), "succeeded", seconds=240)
-    assert own.job(location) == before
-    with redis.Redis(unix_socket_path=f"{own.data_dir}/broker/valkey.sock") as client:
-        assert client.llen(CONVERT_QUEUE) == 0
-    # Or more: the relay repeats by itself what a slow worker has not claimed yet.
-    assert own.log("worker").count("is not to be had") >= 5
 
 
 def test_ctrl_c_ends_everything_and_a_restart_goes_on(tmp_path):

@@ -9,17 +9,31 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 
 from tests.faults.broker import redis_server
 from tests.faults.stack import Stack, small_job, stack, wait_until
-from tests.faults.test_worker import PLACES
 from worker.broker import create_celery_app
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
+
+PLACES = (
+    "claim.uncommitted",
+    "claim.taken",
+    "stage.loading",
+    "stage.converting",
+    "step.refining",
+    "checkpoint.unnamed",
+    "checkpoint.saved",
+    "store.put",
+    "publish.unrecorded",
+    "publish.uncommitted",
+    "publish.done",
+)
+"""Where a worker may die."""
 
 NUM_KINDS = 3
 """Different jobs: their weights differ."""
@@ -28,17 +42,30 @@ JOB_SECONDS = 30.0
 """In which a job ends with all that happens to it, on a slow machine."""
 
 
-def run(
-    *, num_jobs: int, num_faults: int, seed: int, folder: Path, database: str | None = None
-) -> dict[str, int]:
+@contextmanager
+def patient_stack(folder: Path, *, database: str | None = None) -> Iterator[Stack]:
+    """Run a service whose jobs may lose their workers any number of times.
+
+    Args:
+        folder: where it runs.
+        database: URL of PostgreSQL; None takes SQLite. With it the broker is Redis.
+    """
+    environment = {"MOMENTUM_MAX_ATTEMPTS": "1000"}
+    if database is not None:
+        environment["MOMENTUM_DATABASE_URL"] = database
+    server = redis_server() if database is not None else None
+    with stack(folder, own_broker=True, broker_server=server, **environment) as service:
+        yield service
+
+
+def run(service: Stack, *, num_jobs: int, num_faults: int, seed: int) -> dict[str, int]:
     """Run jobs among faults.
 
     Args:
+        service: of `patient_stack`.
         num_jobs: how many.
         num_faults: how many.
         seed: of the faults, and of the moments at which they come.
-        folder: where the service runs.
-        database: URL of PostgreSQL; None takes SQLite. With it the broker is Redis.
 
     Returns:
         How often each fault came.
@@ -46,21 +73,15 @@ def run(
     Raises:
         AssertionError: an invariant does not hold.
     """
-    environment = {"MOMENTUM_MAX_ATTEMPTS": "1000"}
-    if database is not None:
-        environment["MOMENTUM_DATABASE_URL"] = database
-    server = redis_server() if database is not None else None
-    with stack(folder, own_broker=True, broker_server=server, **environment) as service:
-        chaos = _Chaos(service, random.Random(seed))
-        expected = chaos.undisturbed()
-        chaos.submit(num_jobs)
-        chaos.harm(num_faults)
-        chaos.settle(num_jobs * JOB_SECONDS)
-        weights = {location: expected[kind] for location, kind in chaos.kinds.items()}
-        service.check(weights)
-        states = [service.job(location)["state"] for location in service.locations]
-        assert states == ["succeeded"] * len(states), states
-        return chaos.counts
+    chaos = _Chaos(service, random.Random(seed))
+    expected = chaos.undisturbed()
+    chaos.submit(num_jobs)
+    chaos.harm(num_faults)
+    chaos.settle(num_jobs * JOB_SECONDS)
+    service.check({location: expected[kind] for location, kind in chaos.kinds.items()})
+    states = [service.job(location)["state"] for location in service.locations]
+    assert states == ["succeeded"] * len(states), states
+    return chaos.counts
 
 
 class _Chaos:
@@ -219,14 +240,11 @@ def _is_final(service: Stack, location: str) -> bool:
 def main(num_jobs: int, num_faults: int, seed: int, database: str | None) -> None:
     """Run it in a folder of its own, and say what happened."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        counts = run(
-            num_jobs=num_jobs,
-            num_faults=num_faults,
-            seed=seed,
-            folder=Path(folder),
-            database=database,
-        )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patient_stack(Path(folder), database=database) as service,
+    ):
+        counts = run(service, num_jobs=num_jobs, num_faults=num_faults, seed=seed)
     sys.stdout.write(
         f"{num_jobs} jobs and more, {sum(counts.values())} faults (seed {seed}), "
         f"{time.monotonic() - started:.0f} s: every invariant holds\n{counts}\n"

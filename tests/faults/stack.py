@@ -138,6 +138,12 @@ class Stack(Serving):
         self._workers.append(process)
         return process
 
+    def end_worker(self) -> None:
+        """Kill the service's own worker's child, and let its main process take no other job."""
+        worker = self.pid("worker")
+        os.kill(worker, signal.SIGSTOP)
+        os.kill(self.child(worker), signal.SIGKILL)
+
     def kill_group(self, pid: int) -> None:
         """End a process and all that it started, at once."""
         os.killpg(os.getpgid(pid), signal.SIGKILL)

@@ -61,7 +61,7 @@ def test_ten_messages_are_one_execution(service, broker, undisturbed):
 @pytest.mark.fault(11)
 @pytest.mark.parametrize("place", ["claim.uncommitted", "publish.uncommitted"])
 def test_a_child_is_killed_in_a_transaction(service, undisturbed, place):
-    workers.test_a_child_killed_anywhere_costs_an_attempt_and_no_bit(service, undisturbed, place)
+    workers.test_a_child_killed_in_a_transaction_costs_no_bit(service, undisturbed, place)
 
 
 @pytest.mark.fault(12)
