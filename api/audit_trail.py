@@ -109,7 +109,7 @@ class AuditTrail:
             num_omitted=num_omitted,
         )
         if scope["state"].get("record_is_away"):
-            # Nothing was done; who asked need not wait for the record once more.
+            # Who asked need not wait for the record once more.
             logger.error("not in the audit log: %s", deed)
             return
         try:

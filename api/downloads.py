@@ -9,7 +9,6 @@ from secrets import token_hex
 
 import anyio
 from fastapi import Request, Response
-from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -69,11 +68,14 @@ class Download(Response):
             | (_PAGE_HEADERS if artifact.media_type == "text/html" else {}),
         )
         self._sha256, self._files = artifact.sha256, service.files
+        self._threads = service.intake_threads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file, a part of it, or why not."""
         try:
-            path = await run_in_threadpool(self._files.verified_path, self._sha256)
+            path = await anyio.to_thread.run_sync(
+                self._files.verified_path, self._sha256, limiter=self._threads
+            )
             file = await anyio.open_file(path, "rb")
         except (MissingFileError, FileNotFoundError):
             gone = Problem(

@@ -307,13 +307,17 @@ ERROR_CODES: dict[str, ErrorCode] = {
         meaning="a stored file is not what its digest says",
         remedy="send it again, or retry the job; have the disk checked",
     ),
+    "lost_database": _job(
+        "the record is gone while the files of its jobs are there",
+        "put the record back; it is not begun anew by itself",
+    ),
     "newer_database": _job(
         "the database was upgraded by a newer version of this program", "start that one, everywhere"
     ),
     "database_unavailable": _answer(
         503,
         meaning="the job record does not answer, or is locked for too long",
-        remedy="try again after `Retry-After`; nothing was recorded",
+        remedy="try again after `Retry-After`, with the same `Idempotency-Key`",
     ),
     "internal_error": _answer(
         500, meaning="an error of the service", remedy="look at its log under the job's id"

@@ -11,21 +11,17 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.headers import REQUEST_ID_HEADER, SECURITY_HEADERS
 from api.openapi import PROBLEM_TYPE, methods_of
 from momentum_core.errors import MomentumError
-from worker.contract.database import RecordUnavailableError
+from worker.contract.database import UNAVAILABLE
 from worker.contract.sandbox import SandboxError
 
 DATABASE_RETRY_SECONDS = 5
-
-_UNAVAILABLE = (OperationalError, InterfaceError, RecordUnavailableError, PoolError)
-"""What is raised when a database is away, locked or read-only."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,15 +84,16 @@ def database_unavailable() -> Problem:
     return Problem(
         503,
         "database_unavailable",
-        "the job record does not answer, so nothing was done; try again in a few seconds, and have "
-        "the operator look at the database if that does not help",
+        "the job record does not answer, so this may not have been done; try again in a few "
+        "seconds, with the same Idempotency-Key if you sent one, and have the operator look at the "
+        "database if that does not help",
         headers={"Retry-After": str(DATABASE_RETRY_SECONDS)},
     )
 
 
 def answer_database_error(error: SQLAlchemyError) -> JSONResponse:
     """Return the answer to a record that does not answer; raise what is a mistake of ours."""
-    if not isinstance(error, _UNAVAILABLE):
+    if not isinstance(error, UNAVAILABLE):
         raise error
     logger.error("the record does not answer: %s", error)
     return answer_problem(database_unavailable())
@@ -137,7 +134,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     def _(request: Request, error: SQLAlchemyError) -> JSONResponse:
-        request.state.record_is_away = True
+        request.state.record_is_away = isinstance(error, UNAVAILABLE)
         return answer_database_error(error)
 
     @app.exception_handler(RequestValidationError)

@@ -64,9 +64,14 @@ def make_folder(folder: Path) -> None:
     """Make a folder for its owner only, and those above it; their names are durable afterwards."""
     if not folder.parent.is_dir():
         make_folder(folder.parent)
+    is_there = folder.is_dir()
     folder.mkdir(mode=0o700, exist_ok=True)
-    # Also if it was there: whoever made it may not have come so far.
-    sync_folder(folder.parent)
+    try:
+        # Also if it was there: whoever made it may not have come so far.
+        sync_folder(folder.parent)
+    except OSError:
+        if not is_there:  # a folder above may be nobody's to read
+            raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -80,7 +80,8 @@ class Relay:
         self._app = app
         self._sweep_seconds = sweep_seconds
         self._sweep_at = 0.0
-        self._collect_at = 0.0
+        # Not at once: who started with the wrong record has time to see it.
+        self._collect_at = time.monotonic() + COLLECT_SECONDS
         self._failing = False
 
     def run(self, stopped: threading.Event) -> None:
@@ -180,7 +181,10 @@ def main() -> None:
         ),
         create_celery_app(settings.broker),
         sweep_seconds=settings.sweep_seconds,
-        has_space=lambda: files.free_bytes() >= max(settings.min_free_bytes, SPACE_TO_GO_ON_BYTES),
+        has_space=lambda: (
+            files.has_names()
+            and files.free_bytes() >= max(settings.min_free_bytes, SPACE_TO_GO_ON_BYTES)
+        ),
     )
     sender = WebhookSender(WebhookStore(engine), JobStore(engine), networks=settings.networks)
     sending = threading.Thread(target=sender.run, args=(stopped,), name="webhooks")

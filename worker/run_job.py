@@ -6,6 +6,7 @@ import errno
 import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,10 +14,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from momentum_core.errors import MomentumError
 from momentum_core.refinement import is_out_of_memory
 from worker.active_job import ActiveJob
-from worker.contract.database import open_database
+from worker.contract.database import UNAVAILABLE, open_database
 from worker.contract.file_store import FileStore
 from worker.contract.job import Claim, JobError
-from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
+from worker.contract.job_claims import (
+    MAX_SPACE_WAITS,
+    ClaimLostError,
+    JobCancelledError,
+    JobClaims,
+)
 from worker.contract.job_logs import JobLogs
 from worker.contract.settings import Settings
 from worker.conversion_job import Workplace, convert_for_job
@@ -28,10 +34,19 @@ from worker.names import hub_of, register_architectures
 OUT_OF_MEMORY = "out_of_memory"
 INTERNAL_ERROR = "internal_error"
 
+STORAGE_FULL = "storage_full"
+
+END_TRIES = 5
+"""How often it is tried to record a job's end."""
+
 RECORD_SECONDS, RECORD_TRIES_EVERY = 60.0, 0.5
 """How long, and how often, it is tried to say of a job that it waits for space."""
 
 logger = logging.getLogger(__name__)
+
+
+class _DiskFullError(Exception):
+    """The job is to go on when the disk has room."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,11 +109,10 @@ def run_job(job_id: str, services: Services) -> None:
             _work(job_id, claim, services)
         except JobCancelledError:
             _cancel(claim, services)
-        except SQLAlchemyError as error:
-            if _is_disk_full(error):
-                _wait_for_space(claim, services)
-            else:
-                logger.exception("job %s: the record does not answer; it runs again later", job_id)
+        except _DiskFullError:
+            _wait_for_space(claim, services)
+        except SQLAlchemyError:
+            logger.exception("job %s: the record does not answer; it runs again later", job_id)
         except ClaimLostError:
             # What it has come to stays: the next attempt goes on from there.
             logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
@@ -117,21 +131,36 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
             result, artifacts = convert_for_job(
                 job, checkpoint, data, workplace=services.workplace, active=active
             )
-            services.claims.succeed(claim, result=result, files=artifacts)
+            _persist(lambda: services.claims.succeed(claim, result=result, files=artifacts), active)
             services.workplace.files.drop_unfinished(job_id)
             logger.info("job %s succeeded", job_id)
-        except (ClaimLostError, JobCancelledError, SQLAlchemyError):
-            # Without the record nothing can be said of the job: its lease decides.
+        except (ClaimLostError, JobCancelledError):
             raise
         except Exception as error:
             active.check()  # a library may have made another error of the interruption
             if _is_disk_full(error):
-                _wait_for_space(claim, services)
-                return
+                raise _DiskFullError from error
+            if isinstance(error, SQLAlchemyError):
+                # Without the record nothing can be said of the job: its lease decides.
+                raise
             failure = _job_error(error)
             logger.exception("job %s failed: %s: %s", job_id, failure.code, failure.message)
-            services.claims.fail(claim, failure)
+            _persist(lambda: services.claims.fail(claim, failure), active)
             services.workplace.files.drop_unfinished(job_id)
+
+
+def _persist(write: Callable[[], None], active: ActiveJob) -> None:
+    """Write a job's end; a record that is locked for a while does not cost the work again."""
+    for tries_left in reversed(range(END_TRIES)):
+        try:
+            write()
+        except UNAVAILABLE as error:
+            if tries_left == 0 or _is_disk_full(error):
+                raise
+            active.check()
+            time.sleep(RECORD_TRIES_EVERY)
+        else:
+            return
 
 
 def _wait_for_space(claim: Claim, services: Services) -> None:
@@ -140,7 +169,12 @@ def _wait_for_space(claim: Claim, services: Services) -> None:
     given_up_at = time.monotonic() + RECORD_SECONDS
     while True:
         try:
-            services.claims.wait_for_space(claim)
+            if not services.claims.wait_for_space(claim):
+                services.claims.fail(claim, _never_room())
+                services.workplace.files.drop_unfinished(claim.job_id)
+        except ClaimLostError:
+            logger.warning("job %s was taken from this worker", claim.job_id)
+            return
         except SQLAlchemyError:
             # The record may be on the same disk: then it can be told once that has room.
             if time.monotonic() > given_up_at:
@@ -149,6 +183,15 @@ def _wait_for_space(claim: Claim, services: Services) -> None:
             time.sleep(RECORD_TRIES_EVERY)
         else:
             return
+
+
+def _never_room() -> JobError:
+    return JobError(
+        code=STORAGE_FULL,
+        message=f"the job found a disk full {MAX_SPACE_WAITS + 1} times, although "
+        "MOMENTUM_DATA_DIR had room in between: it needs more than there is, there or where the "
+        "worker keeps temporary files; have the operator make room, then send it again",
+    )
 
 
 def _cancel(claim: Claim, services: Services) -> None:

@@ -126,7 +126,10 @@ class Checkpoints:
         for state in self._states():
             try:
                 saved = state.read()
-            except (OSError, SafetensorError, ValueError, KeyError) as error:
+            except OSError as error:
+                logger.warning("state %d of the training cannot be read: %s", state.number, error)
+                continue
+            except (SafetensorError, ValueError, KeyError) as error:
                 self._discard(state, f"state {state.number} of the training is damaged: {error}")
                 continue
             return saved if saved.values["identity"] == identity else None

@@ -39,7 +39,7 @@ MATRIX: dict[int, Row] = {
     21: Row("worker out of host memory", "half the batch, or `out_of_memory` with the figure"),
     22: Row("GPU out of memory", "half the batch once, then `out_of_memory`"),
     23: Row("a job that crashes its worker", "`attempts_exhausted` after three attempts"),
-    24: Row("a job that hangs, its heart beating or not", "ended and tried again"),
+    24: Row("a job that hangs", "its process ends; if its heart stopped, another worker has it"),
     25: Row("a file that takes time or memory to read", "422 within seconds"),
     26: Row("clocks set by an hour", "no lease ends, no job is done twice"),
     27: Row("record locked for long", "503 after seconds; running jobs end well"),

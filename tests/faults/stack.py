@@ -210,7 +210,9 @@ class Stack(Serving):
         """Hold the record, the files and what was done against the invariants."""
         engine = create_database_engine(self.settings.database)
         # As the relay does every ten minutes.
-        Collector(engine, FileStore(self.data_dir)).collect()
+        files = FileStore(self.data_dir)
+        files.clear_temporary()
+        Collector(engine, files).collect()
         engine.dispose()
         found = violations(
             database=self.settings.database,

@@ -72,7 +72,7 @@ class Collector:
         ended = [job_id for job_id in self._files.unfinished_jobs() if not self._goes_on(job_id)]
         for job_id in ended:
             self._files.drop_unfinished(job_id)
-        self._files.clear_temporary()
+        self._files.clear_temporary(older_than_seconds=YOUNG_SECONDS)
         return self._files.collect(self._is_needed, older_than_seconds=young_seconds) + len(ended)
 
     def drop_expired(self) -> int:

@@ -13,7 +13,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Double
@@ -30,6 +31,22 @@ _MIGRATION_LOCK = 7_102_072_102  # any number that nobody else takes
 
 class RecordUnavailableError(SQLAlchemyError):
     """The record cannot be written: it is read-only, or its file was removed or replaced."""
+
+
+UNAVAILABLE = (
+    OperationalError,
+    InterfaceError,
+    InternalError,  # what PostgreSQL says of a record that is read-only
+    PoolError,
+    RecordUnavailableError,
+)
+"""What is raised when a record is away, locked, read-only or gone."""
+
+
+class LostDatabaseError(MomentumError):
+    """The record is gone, and the files of its jobs are there."""
+
+    code = "lost_database"
 
 
 class NewerDatabaseError(MomentumError):
@@ -63,9 +80,20 @@ def open_database(url: str) -> Engine:
     """
     engine = create_database_engine(url)
     if engine.url.get_backend_name() == "sqlite" and engine.url.database:
-        Path(engine.url.database).touch(0o600)
+        _make_file(Path(engine.url.database))
     upgrade_schema(engine)
     return engine
+
+
+def _make_file(path: Path) -> None:
+    """Make the file of a new record; not in the place of one that was taken away."""
+    blobs = path.parent / "blobs"
+    if not path.exists() and blobs.is_dir() and any(blobs.iterdir()):
+        raise LostDatabaseError(
+            f"{path} is gone, while files of its jobs are there; put it back, or move {blobs} away "
+            "to begin with an empty record"
+        )
+    path.touch(0o600)
 
 
 def create_database_engine(url: str) -> Engine:
@@ -146,6 +174,8 @@ class _FileCheck:
                 if path in self._known:
                     raise RecordUnavailableError(f"{path} is gone") from None
                 continue  # nothing was written yet
+            except OSError as error:
+                raise RecordUnavailableError(f"{path} cannot be looked at: {error}") from error
             state = (found.st_dev, found.st_ino)
             if self._known.setdefault(path, state) != state:
                 raise RecordUnavailableError(f"{path} was replaced; start this process again")

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,8 +71,10 @@ class FileStore:
         self._temporary = folder / "tmp"
         self._lock = folder / "tmp.lock"
         self._blobs_lock = folder / "blobs.lock"
-        # Device facts of the files that were read and found whole.
-        self._verified: dict[str, tuple[int, int, int]] = {}
+        # What was read: which file it was, and its digest.
+        self._verified: dict[str, tuple[tuple[int, int, int], str]] = {}
+        self._reading: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
         for each in (
             folder,
             self._blobs,
@@ -147,17 +150,22 @@ class FileStore:
             DamagedFileError: it is not what was put.
         """
         path = self.path_of(sha256)
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            raise MissingFileError from None
-        state = (found.st_ino, found.st_size, found.st_mtime_ns)
-        if self._verified.get(sha256) != state:
-            digest = StoredFile.of(path).sha256
-            if digest != sha256:
-                logger.critical("%s is damaged: its digest is %s now", path, digest)
-                raise DamagedFileError
-            self._verified[sha256] = state
+        # Who asks for the same file meanwhile waits for the one that reads it.
+        with self._guard:
+            lock = self._reading.setdefault(sha256, threading.Lock())
+        with lock:
+            try:
+                found = path.stat()
+                state = (found.st_ino, found.st_size, found.st_mtime_ns)
+                known = self._verified.get(sha256)
+                if known is None or known[0] != state:
+                    known = (state, StoredFile.of(path).sha256)
+                    self._verified[sha256] = known
+            except FileNotFoundError:
+                raise MissingFileError from None
+        if known[1] != sha256:
+            logger.critical("%s is damaged: its digest is %s now", path, known[1])
+            raise DamagedFileError
         return path
 
     def path_of(self, sha256: str) -> Path:
@@ -186,13 +194,17 @@ class FileStore:
                     removed += 1
         return removed
 
-    def clear_temporary(self) -> None:
+    def clear_temporary(self, *, older_than_seconds: float = 0.0) -> None:
         """Remove what killed processes left; safe while others use the store."""
+        newest = time.time() - older_than_seconds
         with _locked(self._lock, fcntl.LOCK_EX):
             for left in self._temporary.iterdir():
-                if not left.is_dir():
+                if not left.is_dir() or (older_than_seconds and not _is_older(left, newest)):
                     continue
-                descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue  # whose it was has just ended
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -201,6 +213,11 @@ class FileStore:
                     shutil.rmtree(left, ignore_errors=True)
                 finally:
                     os.close(descriptor)
+
+    def has_names(self) -> bool:
+        """Return whether the store's disk can take another file."""
+        found = os.statvfs(self._temporary)
+        return found.f_favail > 0 or found.f_files == 0  # of which some say nothing
 
     def free_bytes(self) -> int:
         """Return the free space of the store's disk."""

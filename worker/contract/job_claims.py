@@ -22,7 +22,10 @@ from worker.contract.queue_store import (
     is_paused,
 )
 from worker.contract.request import REQUEST_VERSION
-from worker.contract.tables import artifacts, jobs, uploads
+from worker.contract.tables import artifacts, events, jobs, uploads
+
+MAX_SPACE_WAITS = 10
+"""How often a job may find the disk full before it has failed."""
 
 
 class ClaimLostError(Exception):
@@ -188,14 +191,28 @@ class JobClaims:
         """
         self._change(claim, {}, kind=kind, data=data)
 
-    def wait_for_space(self, claim: Claim) -> None:
+    def wait_for_space(self, claim: Claim) -> bool:
         """Queue the job again, to go on once the disk has room; the attempt is not counted.
+
+        Returns:
+            False, with nothing changed, if it has waited `MAX_SPACE_WAITS` times already.
 
         Raises:
             ClaimLostError: the job is somebody else's.
         """
-        values = {"attempt": jobs.c.attempt - 1, "waiting_for": WAITING_FOR_SPACE} | requeued()
-        self._change(claim, values, kind="waiting", data={"waiting_for": WAITING_FOR_SPACE})
+        reason = {"waiting_for": WAITING_FOR_SPACE}
+        values = {"attempt": jobs.c.attempt - 1, **reason} | requeued()
+        with self.engine.begin() as connection:
+            if change_all_cancelled(connection, _held(claim)):
+                return True
+            waits = select(events.c.data).where(
+                events.c.job_id == claim.job_id, events.c.kind == "waiting"
+            )
+            if list(connection.scalars(waits)).count(reason) >= MAX_SPACE_WAITS:
+                return False
+            if change_job(connection, _held(claim), values, kind="waiting", data=reason) is None:
+                raise ClaimLostError
+        return True
 
     def hand_back(self, worker: str) -> int:
         """Queue again what a worker is doing, because it is being stopped; no attempt is counted.

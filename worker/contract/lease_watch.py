@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Engine, Row, and_, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from momentum_core.failpoints import reach
 from worker.contract.database import reading
@@ -79,7 +80,12 @@ class LeaseWatch:
             ]
         self._seen = {lease: self._seen.get(lease, now) for lease in found}
         over = [one for one, since in self._seen.items() if now - since >= self._lease_seconds]
-        return sum(self._take_back(lease) for lease in over)
+        try:
+            return sum(self._take_back(lease) for lease in over)
+        except SQLAlchemyError:
+            # Where this cannot write, no worker could renew: they have their time once more.
+            self._seen.clear()
+            raise
 
     def _take_back(self, lease: _Lease) -> bool:
         reach("relay.requeue")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, case, func, select, update
+from sqlalchemy import Connection, Engine, and_, case, func, or_, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import JobState
@@ -50,13 +50,17 @@ class QueueStore:
     def all(self) -> list[QueueState]:
         """Return all queues, by name."""
         # Every job waits in the one queue that there is for jobs.
+        # Those that wait for space or for a newer worker would have no use for more workers.
+        waits_for_worker = and_(
+            jobs.c.state == JobState.QUEUED,
+            or_(jobs.c.waiting_for.is_(None), jobs.c.waiting_for == WAITING_FOR_QUEUE),
+        )
         counts = select(
             func.count(case((jobs.c.state == JobState.QUEUED, 1))).label("num_queued"),
             func.count(case((jobs.c.state == JobState.RUNNING, 1))).label("num_running"),
-            (
-                database_now()
-                - func.min(case((jobs.c.state == JobState.QUEUED, jobs.c.created_at)))
-            ).label("oldest_seconds"),
+            (database_now() - func.min(case((waits_for_worker, jobs.c.created_at)))).label(
+                "oldest_seconds"
+            ),
         ).where(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
         with self._reader.connect() as connection:
             found = connection.execute(select(queues).order_by(queues.c.name)).all()

@@ -11,7 +11,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from worker.contract.database import create_database_engine, open_database, upgrade_schema
+from worker.contract.database import (
+    LostDatabaseError,
+    create_database_engine,
+    open_database,
+    upgrade_schema,
+)
 from worker.contract.tables import metadata
 
 
@@ -84,3 +89,16 @@ def test_a_transaction_that_fails_is_rolled_back_as_a_whole(engine):
 
 def test_an_engine_connects_to_nothing_before_it_is_used():
     create_database_engine("postgresql+psycopg://nobody@127.0.0.1:1/none").dispose()
+
+
+def test_a_record_that_was_taken_away_is_not_begun_anew(tmp_path):
+    """What collects files would take all of them for nobody's."""
+    url = f"sqlite:///{tmp_path / 'momentum.db'}"
+    open_database(url).dispose()
+    (tmp_path / "blobs" / "ab").mkdir(parents=True)
+    open_database(url).dispose()
+    for path in tmp_path.glob("momentum.db*"):
+        path.unlink()
+    with pytest.raises(LostDatabaseError, match="put it back"):
+        open_database(url)
+    assert not (tmp_path / "momentum.db").exists()

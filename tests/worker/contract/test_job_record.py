@@ -7,12 +7,13 @@ import time
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from momentum_core.config import ConversionConfig, Preprocessing
 from tests.worker.contract.conftest import LEASE_SECONDS, Watch
 from worker.contract.database import database_now
 from worker.contract.job import NEXT_STATES, Artifact, JobError, JobState, Stage, Upload
-from worker.contract.job_claims import ClaimLostError, JobClaims
+from worker.contract.job_claims import MAX_SPACE_WAITS, ClaimLostError, JobClaims
 from worker.contract.job_record import new_id
 from worker.contract.request import REQUEST_VERSION, ConvertRequest
 from worker.contract.tables import artifacts, jobs
@@ -239,6 +240,40 @@ def test_a_job_that_finds_the_disk_full_waits_for_space_uncounted(store, claims,
     assert store.get(job.id, tenant="default").waiting_for is None
     assert [message.job_id for message in outbox.waiting()] == [job.id]
     assert claims.claim(job.id, worker="a").attempt == 1
+
+
+def test_a_job_for_which_there_is_never_room_does_not_wait_for_ever(store, claims, outbox, job):
+    for _ in range(MAX_SPACE_WAITS):
+        assert claims.wait_for_space(claims.claim(job.id, worker="a"))
+        outbox.resume_with_space(has_space=lambda: True)
+    claim = claims.claim(job.id, worker="a")
+    assert not claims.wait_for_space(claim)
+    assert claims.renew(claim), "nothing has changed"
+
+
+def test_a_job_that_is_to_be_cancelled_does_not_wait_for_space(store, claims, job):
+    claim = claims.claim(job.id, worker="a")
+    store.cancel(job.id, tenant="default")
+    claims.wait_for_space(claim)
+    assert store.get(job.id, tenant="default").state == JobState.CANCELLED
+
+
+def test_a_watch_that_could_not_write_gives_leases_their_time_again(
+    claims, watch, job, monkeypatch
+):
+    claim = claims.claim(job.id, worker="a")
+    watch.requeue_expired()
+    watch.now += LEASE_SECONDS
+
+    def locked(_):
+        raise OperationalError("UPDATE", {}, Exception("locked"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(watch, "_take_back", locked)
+        with pytest.raises(OperationalError):
+            watch.requeue_expired()
+    assert watch.requeue_expired() == 0
+    assert claims.renew(claim)
 
 
 def test_the_disk_is_not_looked_at_while_no_job_waits_for_space(outbox, job):
