@@ -90,8 +90,8 @@ def test_the_state_of_another_training_is_not_taken(digits, tmp_path, change):
     elif change == "images":
         images = digits.images(500)
     else:
-        [file] = tmp_path.iterdir()
-        file.write_bytes(file.read_bytes()[:-100])
+        for file in tmp_path.iterdir():
+            file.write_bytes(file.read_bytes()[:-100])
     found = refine(
         digits.rough(),
         digits.network,
@@ -102,6 +102,23 @@ def test_the_state_of_another_training_is_not_taken(digits, tmp_path, change):
         checkpoints=checkpoints,
     )
     assert found.result.resumed_at == ()
+
+
+def test_of_two_states_the_one_before_is_taken_if_the_newest_is_damaged(digits, tmp_path):
+    expected, told = run(digits), []
+    checkpoints = Checkpoints(tmp_path, every_seconds=0, on_discarded=told.append)
+    with pytest.raises(_Stopped):
+        run(digits, checkpoints=checkpoints, on_step=stop_at(5))
+    states = sorted(tmp_path.iterdir())
+    assert len(states) == 2
+    content = bytearray(states[-1].read_bytes())
+    content[len(content) // 2] ^= 1
+    states[-1].write_bytes(content)
+    found = run(digits, checkpoints=checkpoints)
+    assert len(told) == 1
+    assert "digest" in told[0]
+    assert found.result.resumed_at[0] < 5
+    assert equal_states(state_of(expected.model), state_of(found.model))
 
 
 def test_the_number_of_threads_is_that_of_the_start(digits, tmp_path):
