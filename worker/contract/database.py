@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -110,6 +111,8 @@ def create_database_engine(url: str) -> Engine:
     if parsed.database:
         files = _FileCheck(Path(parsed.database))
         event.listen(engine, "do_connect", files.name_existing)
+        event.listen(engine, "connect", files.opened)
+        event.listen(engine, "close", files.closed)
         event.listen(engine, "checkout", files.check)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -154,6 +157,9 @@ class _FileCheck:
         # The log is there while anyone is connected: what is committed is in it first.
         self._paths = (path, path.with_name(f"{path.name}-wal"))
         self._known: dict[Path, tuple[int, int]] = {}
+        self._num_open = 0
+        self._is_away = False  # connections that are closed for that change nothing
+        self._guard = threading.Lock()
 
     def name_existing(self, _: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
         """Have SQLite open a file that is there; it would make one that is not."""
@@ -161,12 +167,29 @@ class _FileCheck:
         arguments[0] = f"file:{quote(str(self._paths[0].absolute()))}?mode=rw"
         options["uri"] = True
 
+    def opened(self, *_: Any) -> None:
+        """Count a connection."""
+        with self._guard:
+            self._num_open += 1
+
+    def closed(self, *_: Any) -> None:
+        """Count one less; with the last one the log may go, and another come."""
+        with self._guard:
+            self._num_open -= 1
+            if self._num_open == 0 and not self._is_away:
+                self._known.pop(self._paths[1], None)
+
     def check(self, *_: Any) -> None:
         """Compare the files with those that were there first.
 
         Raises:
             RecordUnavailableError: they are others, or gone.
         """
+        self._is_away = True
+        self._compare()
+        self._is_away = False
+
+    def _compare(self) -> None:
         for path in self._paths:
             try:
                 found = path.stat()
