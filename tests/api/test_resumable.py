@@ -204,6 +204,11 @@ def cut(client, url: str, piece: bytes, offset: int, length: int, **headers: str
     with socket.create_connection((host, port)) as connection:
         connection.sendall(f"PATCH {url} HTTP/1.1\r\nHost: {host}:{port}\r\n{head}\r\n".encode())
         connection.sendall(piece)
+        # An answer that is begun only once the connection is broken finds nothing of it.
+        for _ in range(200):
+            if offset_of(client, url) > offset:
+                break
+            time.sleep(0.05)
         time.sleep(0.1)
 
 

@@ -197,7 +197,7 @@ def test_a_job_that_hangs_while_its_heart_beats_is_ended(tmp_path, undisturbed):
         service.wait_for(location, "running", seconds=60, attempt=2)
         assert "stalled" in service.kinds(location)
         service.client.post(f"{location}/cancel")
-        service.wait_for(location, "cancelled", seconds=10)
+        service.wait_for(location, "cancelled", seconds=60)
         service.check()
 
 

@@ -25,10 +25,15 @@ class CuttingProxy:
         self._open: set[socket.socket] = set()
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
     def close(self) -> None:
+        # Closing alone would leave a thread that waits for one more connection, and takes it.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._acceptor.join()
         self.cut_all()
 
     def cut_all(self) -> None:
@@ -40,8 +45,13 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                self._open |= {client, server}
+                self._open.add(client)
+                try:
+                    server = socket.create_connection(self._target)
+                except OSError:  # nobody listens at the moment
+                    self._reset(client)
+                    continue
+                self._open.add(server)
                 left = [self._cuts.pop(0) if self._cuts else None]
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(
