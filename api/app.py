@@ -47,7 +47,6 @@ from api.web import routes as web
 from momentum_core.durable_files import new_file, write_all
 from worker.contract.audit_log import AuditLog
 from worker.contract.database import open_database
-from worker.contract.file_store import FileStore
 from worker.contract.inspection import InspectionStore
 from worker.contract.job import DEFAULT_TENANT
 from worker.contract.job_logs import JobLogs
@@ -57,6 +56,7 @@ from worker.contract.partial_uploads import PartialUploads
 from worker.contract.queue_store import QueueStore
 from worker.contract.service_figures import ServiceFigures
 from worker.contract.settings import Settings
+from worker.contract.shared_file_store import open_file_store
 from worker.contract.upload_store import UploadStore
 from worker.contract.webhook_store import WebhookStore
 from worker.contract.worker_store import WorkerStore
@@ -109,7 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Names the form of problems in the document; which there are says api/openapi.py.
         responses={"default": {"model": ProblemView}},
     )
-    files = FileStore(settings.data_folder)
+    files = open_file_store(settings)
     files.clear_temporary()
     engine = open_database(settings.database)
     store = JobStore(engine, keep_seconds=settings.job_seconds)

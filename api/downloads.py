@@ -17,9 +17,10 @@ from api.conditional import Version
 from api.dependencies import Service
 from api.openapi import problems
 from api.polling import RETRY_SECONDS
-from api.problems import Problem, answer_problem
+from api.problems import Problem, answer_problem, storage_unavailable
 from worker.contract.file_store import DamagedFileError, MissingFileError
 from worker.contract.job import Artifact, Job, JobState
+from worker.contract.shared_files import StoreUnavailableError
 
 _SHOWN = ("application/json", "text/html", "text/csv")
 """What a browser shows in place of saving it."""
@@ -40,6 +41,7 @@ DOWNLOAD_PROBLEMS = problems(
     "range_not_satisfiable",
     "precondition_failed",
     "stored_file_damaged",
+    "storage_unavailable",
 )
 
 CHUNK_BYTES = 64 << 10
@@ -86,6 +88,9 @@ class Download(Response):
         except DamagedFileError as error:
             damaged = Problem(500, error.code, str(error))
             await answer_problem(damaged)(scope, receive, send)
+            return
+        except StoreUnavailableError as error:
+            await answer_problem(storage_unavailable(error))(scope, receive, send)
             return
         async with file:
             found = os.fstat(file.wrapped.fileno())

@@ -232,6 +232,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "storage_full": _answer(
         507, meaning="the service's disk is full", remedy="have the operator free space"
     ),
+    "storage_unavailable": _answer(
+        503,
+        meaning="the object store of the service does not answer",
+        remedy="try again after `Retry-After`; have the operator look at the store",
+    ),
     # Files that are refused
     "unsupported_format": _answer(
         415, meaning="the file is of a format that is not read", remedy=_SAVE_AGAIN

@@ -20,8 +20,9 @@ from api.openapi import PROBLEM_TYPE, methods_of
 from momentum_core.errors import MomentumError
 from worker.contract.database import UNAVAILABLE
 from worker.contract.sandbox import SandboxError
+from worker.contract.shared_files import StoreUnavailableError
 
-DATABASE_RETRY_SECONDS = 5
+DATABASE_RETRY_SECONDS = STORE_RETRY_SECONDS = 5
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ _STATUS_OF_CODE = {
     "zoo_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "unsupported_format": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "upload_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "stored_file_damaged": HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 """Status of a `MomentumError` by its code; every other one is 422."""
 
@@ -91,6 +93,11 @@ def database_unavailable() -> Problem:
     )
 
 
+def storage_unavailable(error: StoreUnavailableError) -> Problem:
+    """Make the answer to what needs an object store that does not answer."""
+    return Problem(503, error.code, str(error), headers={"Retry-After": str(STORE_RETRY_SECONDS)})
+
+
 def answer_database_error(error: SQLAlchemyError) -> JSONResponse:
     """Return the answer to a record that does not answer; raise what is a mistake of ours."""
     if not isinstance(error, UNAVAILABLE):
@@ -110,6 +117,10 @@ def add_problem_handlers(app: FastAPI) -> None:
     def _(_: Request, error: MomentumError) -> JSONResponse:
         status = _STATUS_OF_CODE.get(error.code, HTTPStatus.UNPROCESSABLE_ENTITY)
         return _answer(status, error.code, str(error))
+
+    @app.exception_handler(StoreUnavailableError)
+    def _(_: Request, error: StoreUnavailableError) -> JSONResponse:
+        return answer_problem(storage_unavailable(error))
 
     @app.exception_handler(SandboxError)
     def _(_: Request, error: SandboxError) -> JSONResponse:

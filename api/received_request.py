@@ -64,6 +64,8 @@ BODY_CODES = (
     "request_too_large",
     "upload_too_large",
     "storage_full",
+    "storage_unavailable",
+    "stored_file_damaged",
     "missing_source",
     "ambiguous_source",
     "missing_preprocessing",
@@ -137,7 +139,7 @@ def _fetch_uploads(
         path = folder / part
         try:
             # A second name for the file: dropping the upload meanwhile does no harm.
-            path.hardlink_to(service.uploads.get(upload_id, tenant=tenant).path)
+            path.hardlink_to(service.uploads.bring(service.uploads.get(upload_id, tenant=tenant)))
         except (LookupError, FileNotFoundError):
             _refuse_partial(upload_id, service, tenant)
             raise Problem(

@@ -7,18 +7,21 @@
     broker/users.acl                                       what Valkey reads
     service/momentum_metrics_token, prometheus/metrics_token   what lets Prometheus see metrics
     grafana/admin_password                                 what Grafana reads
+    service/momentum_store_options, store/s3.json          the object store of the profile `s3`
 
 Each folder is a volume of its own, so that no container sees another's.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sys
 from pathlib import Path
 
 DATABASE_URL = "postgresql+psycopg://momentum:{password}@database:5432/momentum"
+STORE_URL = "http://store:8333"
 BROKER_URL = "redis://momentum:{password}@broker:6379/0"
 # Celery needs no administration (but scripts, for its locks); a health check needs PING alone.
 USERS = """user default off
@@ -31,6 +34,7 @@ def make(folder: Path) -> None:
     """Make the secrets that a folder does not have yet."""
     _make_for_service(folder)
     _make_for_monitoring(folder)
+    _make_for_store(folder)
 
 
 def _make_for_service(folder: Path) -> None:
@@ -54,6 +58,22 @@ def _make_for_monitoring(folder: Path) -> None:
     if not copy.exists() or copy.read_text() != token:
         _write(copy, token)
     _made_once(folder / "grafana" / "admin_password")
+
+
+def _make_for_store(folder: Path) -> None:
+    key, secret = "momentum", _made_once(folder / "store" / "secret")
+    user = {
+        "name": key,
+        "credentials": [{"accessKey": key, "secretKey": secret}],
+        "actions": ["Admin", "Read", "Write", "List"],
+    }
+    options = {"endpoint_url": STORE_URL, "key": key, "secret": secret}
+    for path, content in (
+        (folder / "store" / "s3.json", {"identities": [user]}),
+        (folder / "service" / "momentum_store_options", options),
+    ):
+        if not path.exists():
+            _write(path, json.dumps(content))
 
 
 def _made_once(path: Path) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_store import ObjectStore
+
 ROOT = Path(__file__).resolve().parent.parent
 REDIS_ADDRESS = ("127.0.0.1", 6379)
 POSTGRES_ADDRESS = ("127.0.0.1", 5432)
@@ -88,6 +90,17 @@ def postgres_schema() -> Iterator[str]:
         user = connection.info.user
         yield f"postgresql+psycopg://{user}@127.0.0.1:5432/test?options=-csearch_path%3D{schema}"
         connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory) -> Iterator[ObjectStore]:
+    """An S3 server with a bucket, which several tests share."""
+    store = ObjectStore(tmp_path_factory.mktemp("object_store"))
+    try:
+        store.start()
+        yield store
+    finally:
+        store.stop()
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,7 @@ def convert_for_job(
 
     with workplace.files.temporary_folder() as folder:
         enter(Stage.LOADING)
+        workplace.files.bring_unfinished(job.id)
         source = workplace.sources.load(request, checkpoint, data, folder)
         original = source.model.to(workplace.device)
         logger.info("%s with %d classes", source.facts.architecture, source.facts.num_classes)
@@ -100,6 +101,7 @@ def convert_for_job(
             workplace.files.unfinished_path(job.id),
             every_seconds=workplace.checkpoint_seconds,
             on_discarded=lambda why: active.note("checkpoint_discarded", reason=why),
+            on_saved=lambda: workplace.files.share_unfinished(job.id),
         )
         accuracy, refinement, finetuned = None, None, None
         if request.task == "finetune":

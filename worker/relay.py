@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from celery import Celery
@@ -20,6 +21,7 @@ from kombu.exceptions import ChannelError, KombuError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from momentum_core.errors import MomentumError
 from momentum_core.failpoints import reach
 from worker.broker import create_celery_app
 from worker.contract.collector import Collector
@@ -36,6 +38,7 @@ from worker.contract.messages import (
 )
 from worker.contract.outbox import Outbox
 from worker.contract.settings import Settings
+from worker.contract.shared_file_store import open_file_store
 from worker.contract.upload_store import UploadStore
 from worker.contract.webhook_store import WebhookStore
 from worker.webhooks import WebhookSender
@@ -153,6 +156,16 @@ class Relay:
             self._failing = False
 
 
+def _has_space(files: FileStore, settings: Settings) -> bool:
+    """Whether jobs that wait for it may go on."""
+    try:
+        files.check()
+    except MomentumError:
+        return False
+    reserve = max(settings.min_free_bytes, SPACE_TO_GO_ON_BYTES)
+    return files.has_names() and files.free_bytes() >= reserve
+
+
 def main() -> None:
     """Run a relay until SIGTERM or SIGINT."""
     logging.basicConfig(
@@ -165,7 +178,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    engine, files = open_database(settings.database), FileStore(settings.data_folder)
+    engine, files = open_database(settings.database), open_file_store(settings)
     relay = Relay(
         Outbox(engine),
         InspectionStore(engine),
@@ -181,10 +194,7 @@ def main() -> None:
         ),
         create_celery_app(settings.broker),
         sweep_seconds=settings.sweep_seconds,
-        has_space=lambda: (
-            files.has_names()
-            and files.free_bytes() >= max(settings.min_free_bytes, SPACE_TO_GO_ON_BYTES)
-        ),
+        has_space=partial(_has_space, files, settings),
     )
     sender = WebhookSender(WebhookStore(engine), JobStore(engine), networks=settings.networks)
     sending = threading.Thread(target=sender.run, args=(stopped,), name="webhooks")

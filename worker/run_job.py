@@ -15,7 +15,6 @@ from momentum_core.errors import MomentumError
 from momentum_core.refinement import is_out_of_memory
 from worker.active_job import ActiveJob
 from worker.contract.database import UNAVAILABLE, open_database
-from worker.contract.file_store import FileStore
 from worker.contract.job import Claim, JobError
 from worker.contract.job_claims import (
     MAX_SPACE_WAITS,
@@ -25,6 +24,8 @@ from worker.contract.job_claims import (
 )
 from worker.contract.job_logs import JobLogs
 from worker.contract.settings import Settings
+from worker.contract.shared_file_store import open_file_store
+from worker.contract.shared_files import StoreUnavailableError
 from worker.conversion_job import Workplace, convert_for_job
 from worker.device import choose_device
 from worker.job_log import JobLog
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class _DiskFullError(Exception):
-    """The job is to go on when the disk has room."""
+    """The job is to go on when the disk has room, or the object store answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +70,7 @@ def create_services(settings: Settings, *, worker: str) -> Services:
         worker: the name under which jobs are claimed.
     """
     register_architectures(settings)
-    files = FileStore(settings.data_folder)
+    files = open_file_store(settings)
     files.clear_temporary()
     engine = open_database(settings.database)
     return Services(
@@ -138,7 +139,7 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
             raise
         except Exception as error:
             active.check()  # a library may have made another error of the interruption
-            if _is_disk_full(error):
+            if isinstance(error, StoreUnavailableError) or _is_disk_full(error):
                 raise _DiskFullError from error
             if isinstance(error, SQLAlchemyError):
                 # Without the record nothing can be said of the job: its lease decides.
@@ -165,7 +166,7 @@ def _persist(write: Callable[[], None], active: ActiveJob) -> None:
 
 def _wait_for_space(claim: Claim, services: Services) -> None:
     """Queue the job again until there is room; what it has come to stays."""
-    logger.warning("job %s found the disk full; it goes on once there is room", claim.job_id)
+    logger.warning("job %s cannot keep its files; it goes on once there is room", claim.job_id)
     given_up_at = time.monotonic() + RECORD_SECONDS
     while True:
         try:
@@ -188,9 +189,10 @@ def _wait_for_space(claim: Claim, services: Services) -> None:
 def _never_room() -> JobError:
     return JobError(
         code=STORAGE_FULL,
-        message=f"the job found a disk full {MAX_SPACE_WAITS + 1} times, although "
-        "MOMENTUM_DATA_DIR had room in between: it needs more than there is, there or where the "
-        "worker keeps temporary files; have the operator make room, then send it again",
+        message=f"the job found a disk full, or the object store away, {MAX_SPACE_WAITS + 1} "
+        "times, although there was room in between: it needs more than there is, in "
+        "MOMENTUM_DATA_DIR or where the worker keeps temporary files; have the operator make room, "
+        "then send it again",
     )
 
 

@@ -57,11 +57,18 @@ def demo(
 
 
 def migrate(data_dir: DataDir = None) -> None:
-    """Bring the job record's schema up to date (every process does so when it starts)."""
+    """Bring the job record's schema up to date, and make the object store's bucket, if one is set.
+
+    Every process brings the schema up to date when it starts.
+    """
     from worker.contract.database import open_database
+    from worker.contract.shared_file_store import open_file_store
 
     with _errors_in_one_line():
-        open_database(_settings(data_dir).database).dispose()
+        settings = _settings(data_dir)
+        open_database(settings.database).dispose()
+        if settings.store_url is not None:
+            open_file_store(settings).prepare()
     typer.echo("the job record is up to date")
 
 
@@ -73,6 +80,7 @@ def _errors_in_one_line() -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     from api.supervisor import ServiceError
+    from momentum_core.errors import MomentumError
 
     try:
         yield
@@ -81,7 +89,7 @@ def _errors_in_one_line() -> Iterator[None]:
         _end(f"{wrong} cannot be used: {error.errors()[0]['msg']}; see docs/settings.md")
     except SQLAlchemyError as error:
         _end(f"the database cannot be used ({type(error).__name__}); look at MOMENTUM_DATABASE_URL")
-    except (ServiceError, OSError, httpx.HTTPError) as error:
+    except (ServiceError, MomentumError, ValueError, OSError, httpx.HTTPError) as error:
         _end(str(error))
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import Service, ServiceDependency
 from api.schemas.service import Health
+from momentum_core.errors import MomentumError
 
 BROKER_SECONDS = 1.0
 """How long the broker may take to answer."""
@@ -49,7 +50,7 @@ def get_readiness(service: ServiceDependency, response: Response) -> Health:
 def _state(check: Callable[[Service], None], service: Service) -> str:
     try:
         check(service)
-    except (SQLAlchemyError, redis.RedisError, OSError, ValueError) as error:
+    except (SQLAlchemyError, redis.RedisError, OSError, ValueError, MomentumError) as error:
         return f"failed: {type(error).__name__}"  # its text may name hosts and paths
     return "ok"
 
@@ -63,6 +64,7 @@ def _storage(service: Service) -> None:
         (folder / "probe").write_bytes(b"probe")
     if service.files.free_bytes() < service.settings.min_free_bytes:
         raise OSError("less free space than MOMENTUM_MIN_FREE_BYTES")
+    service.files.check()
 
 
 def _broker(service: Service) -> None:

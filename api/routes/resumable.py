@@ -87,6 +87,7 @@ def get_upload_offset(upload: UploadDependency) -> Response:
         "upload_too_large",
         "chunk_checksum_mismatch",
         "storage_full",
+        "storage_unavailable",
     ),
     openapi_extra={"requestBody": _BODY, "parameters": _PARAMETERS},
 )

@@ -47,6 +47,7 @@ _BODY: dict[str, Any] = {
         "truncated_file",
         "upload_too_large",
         "storage_full",
+        "storage_unavailable",
         "quota_exceeded",
         "malformed_digest",
         "checksum_mismatch",

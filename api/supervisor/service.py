@@ -21,8 +21,8 @@ from api.supervisor.errors import ServiceError
 from api.supervisor.valkey import embedded_broker
 from momentum_core.durable_files import make_folder
 from worker.contract.database import open_database
-from worker.contract.file_store import FileStore
 from worker.contract.settings import Settings
+from worker.contract.shared_file_store import open_file_store
 
 START_SECONDS = 60.0
 STOP_SECONDS = 8.0
@@ -79,7 +79,9 @@ class LocalService:
             self._lock = _take_folder(self._folder)
             _check_port(self._host, self._port)
             self.logs.mkdir(exist_ok=True)
-            FileStore(self._folder).clear_temporary()
+            files = open_file_store(self._settings)
+            files.clear_temporary()
+            files.prepare()
             open_database(self._settings.database).dispose()
             self._start()
         except BaseException:

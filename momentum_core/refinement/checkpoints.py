@@ -64,6 +64,7 @@ class Checkpoints:
         *,
         every_seconds: float = EVERY_SECONDS,
         on_discarded: Callable[[str], None] | None = None,
+        on_saved: Callable[[], None] | None = None,
     ) -> None:
         """Use a folder, which is made when the first state is written.
 
@@ -71,10 +72,12 @@ class Checkpoints:
             folder: of this training alone.
             every_seconds: least time between two states; 0 writes one after each step.
             on_discarded: told why, of each state that is not what was written.
+            on_saved: told after each state that was.
         """
         self._folder = folder
         self._every_seconds = every_seconds
         self._on_discarded = on_discarded
+        self._on_saved = on_saved
         self._written_at = -float("inf")
 
     def below(self, name: str) -> Checkpoints:
@@ -83,6 +86,7 @@ class Checkpoints:
             self._folder / name,
             every_seconds=self._every_seconds,
             on_discarded=self._on_discarded,
+            on_saved=self._on_saved,
         )
 
     @property
@@ -116,6 +120,8 @@ class Checkpoints:
             Path(temporary).unlink(missing_ok=True)
         reach("checkpoint.saved")
         self._written_at = time.monotonic()
+        if self._on_saved is not None:
+            self._on_saved()
 
     def load(self, identity: str) -> Saved | None:
         """Return the newest whole state, if there is one of this very training.

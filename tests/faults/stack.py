@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from momentum_core.failpoints import VARIABLE
 from tests.conftest import postgres_schema
@@ -22,8 +24,11 @@ from tests.faults.broker import Broker, redis_server
 from tests.faults.invariants import violations
 from worker.contract.collector import Collector
 from worker.contract.database import create_database_engine
-from worker.contract.file_store import FileStore
+from worker.contract.file_store import DamagedFileError
 from worker.contract.settings import Settings
+from worker.contract.shared_file_store import open_file_store
+from worker.contract.shared_files import SharedFiles
+from worker.contract.tables import artifacts
 
 LEASE_SECONDS = 4.0
 END_SECONDS = 240.0
@@ -116,7 +121,7 @@ class Stack(Serving):
         with (self.data_dir / "logs" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [*command, "--hostname", f"{name}@%h"],
-                env=self._worker_environment() | environment,
+                env=self.worker_environment() | environment,
                 cwd="/",
                 stdout=log,
                 stderr=log,
@@ -129,7 +134,7 @@ class Stack(Serving):
         """Start another relay beside that of the service."""
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "worker.relay"],
-            env=self._worker_environment(),
+            env=self.worker_environment(),
             cwd="/",
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -137,6 +142,12 @@ class Stack(Serving):
         )
         self._workers.append(process)
         return process
+
+    def worker_environment(self) -> dict[str, str]:
+        """The environment of the service's processes."""
+        environ = Path(f"/proc/{self.pid('relay')}/environ").read_bytes().split(b"\0")
+        pairs = (one.decode().partition("=") for one in environ if one)
+        return {name: value for name, _, value in pairs}
 
     def end_worker(self) -> None:
         """Kill the service's own worker's child, and let its main process take no other job."""
@@ -210,9 +221,13 @@ class Stack(Serving):
         """Hold the record, the files and what was done against the invariants."""
         engine = create_database_engine(self.settings.database)
         # As the relay does every ten minutes.
-        files = FileStore(self.data_dir)
+        files = open_file_store(self.settings)
         files.clear_temporary()
         Collector(engine, files).collect()
+        with engine.connect() as connection:
+            for sha256 in connection.scalars(select(artifacts.c.blob_sha256)).all():
+                with suppress(DamagedFileError):  # the invariants say it
+                    files.verified_path(sha256)  # of an object store, here now
         engine.dispose()
         found = violations(
             database=self.settings.database,
@@ -262,8 +277,16 @@ class Stack(Serving):
     @property
     def settings(self) -> Settings:
         """The service's own."""
-        url = self.environment.get("MOMENTUM_DATABASE_URL")
-        return Settings(data_dir=self.data_dir, database_url=url)
+        names = ("database_url", "store_url", "store_options")
+        given = {name: self.environment.get(f"MOMENTUM_{name.upper()}") for name in names}
+        options = json.loads(given.pop("store_options") or "{}")
+        return Settings(data_dir=self.data_dir, store_options=options, **given)
+
+    def shared_files(self, folder: str) -> list[str]:
+        """The names of what is in a folder of the object store."""
+        assert self.settings.store_url is not None
+        store = SharedFiles(self.settings.store_url, self.settings.store_options)
+        return [one.name for one in store.below(folder)]
 
     def calm(self) -> None:
         """Let everything go on, and be as it was."""
@@ -283,11 +306,6 @@ class Stack(Serving):
         """End everything, however it is."""
         self.calm()
         super().stop()
-
-    def _worker_environment(self) -> dict[str, str]:
-        environ = Path(f"/proc/{self.pid('relay')}/environ").read_bytes().split(b"\0")
-        pairs = (one.decode().partition("=") for one in environ if one)
-        return {name: value for name, _, value in pairs}
 
     def _command(self, pid: int) -> str:
         try:
@@ -344,6 +362,13 @@ def stack(
         service.stop()
         if broker is not None:
             broker.stop()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        found: int = probe.getsockname()[1]
+        return found
 
 
 def wait_until(condition: Callable[[], bool], otherwise: str, *, seconds: float) -> None:

@@ -72,6 +72,10 @@ class Collector:
         ended = [job_id for job_id in self._files.unfinished_jobs() if not self._goes_on(job_id)]
         for job_id in ended:
             self._files.drop_unfinished(job_id)
+        for upload_id in self._files.old_uploads(older_than_seconds=young_seconds):
+            # Its row comes before the file: who has none was dropped while it was written.
+            if not self._has_row(upload_id):
+                self._files.drop_received(upload_id)
         self._files.clear_temporary(older_than_seconds=YOUNG_SECONDS)
         return self._files.collect(self._is_needed, older_than_seconds=young_seconds) + len(ended)
 
@@ -102,6 +106,11 @@ class Collector:
         with self._reader.connect() as connection:
             state = connection.scalar(select(jobs.c.state).where(jobs.c.id == job_id))
         return state is not None and not JobState(state).is_final
+
+    def _has_row(self, upload_id: str) -> bool:
+        with self._reader.connect() as connection:
+            found = connection.execute(select(uploads.c.id).where(uploads.c.id == upload_id))
+            return found.one_or_none() is not None
 
     def _is_needed(self, sha256: str) -> bool:
         with self._reader.connect() as connection:

@@ -124,13 +124,60 @@ class FileStore:
         """Return where the file of an upload lies, if the store holds it."""
         return self._received / upload_id
 
+    def bring_received(self, upload_id: str, sha256: str) -> Path:  # noqa: ARG002
+        """Return where the file of an upload lies, once all of it is on this machine.
+
+        Args:
+            upload_id: which one.
+            sha256: of its content.
+        """
+        return self.received_path(upload_id)
+
+    def share_received(self, upload_id: str) -> None:
+        """Let all machines have a file that is complete; before the record says that it is."""
+
+    def num_received(self, upload_id: str) -> int:
+        """Return how many bytes there are of a file that is on its way."""
+        try:
+            return self.received_path(upload_id).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def open_partial(self, upload_id: str) -> int:
+        """Open a file that is on its way, for writing; return its descriptor.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        return os.open(self.received_path(upload_id), os.O_RDWR | os.O_CLOEXEC)
+
+    def bring_partial(self, upload_id: str, descriptor: int) -> None:
+        """Make a file that is on its way, and that is locked, what has come to any machine."""
+
+    def share_partial(self, upload_id: str, descriptor: int, start: int) -> None:
+        """Let all machines have what has come since a file had `start` bytes."""
+
+    def drop_pieces(self, upload_id: str) -> None:
+        """Remove what only a file that is on its way needs; it is complete now."""
+
     def drop_received(self, upload_id: str) -> None:
         """Remove the file of an upload, if it is there."""
         self.received_path(upload_id).unlink(missing_ok=True)
 
+    def old_uploads(self, *, older_than_seconds: float) -> set[str]:
+        """Return the ids under which received files lie that are not young."""
+        newest = time.time() - older_than_seconds
+        return {path.name for path in self._received.iterdir() if _is_older(path, newest)}
+
     def unfinished_path(self, job_id: str) -> Path:
         """Return the folder, which may not be there, of what an interrupted job goes on from."""
         return self._unfinished / job_id
+
+    def bring_unfinished(self, job_id: str) -> None:
+        """Have on this machine what an interrupted job goes on from."""
+
+    def share_unfinished(self, job_id: str) -> None:
+        """Let all machines have what an interrupted job would go on from."""
 
     def unfinished_jobs(self) -> list[str]:
         """Return the ids of the jobs that have such a folder."""
@@ -213,6 +260,16 @@ class FileStore:
                     shutil.rmtree(left, ignore_errors=True)
                 finally:
                     os.close(descriptor)
+
+    def prepare(self) -> None:
+        """Make what the store needs before its first file."""
+
+    def check(self) -> None:
+        """Find out whether the store answers.
+
+        Raises:
+            MomentumError: it does not.
+        """
 
     def has_names(self) -> bool:
         """Return whether the store's disk can take another file."""

@@ -104,11 +104,10 @@ class PartialUploads:
             row = connection.execute(select(uploads).where(mine)).one_or_none()
         if row is None:
             raise LookupError("no such upload")
-        path = self._files.received_path(upload_id)
         return PartialFile(
             id=row.id,
             num_bytes=row.num_bytes,
-            num_received=path.stat().st_size if path.exists() else 0,
+            num_received=self._files.num_received(upload_id),
             metadata=row.facts["metadata"],
             created_at=row.created_at,
             expires_at=row.expires_at,
@@ -124,9 +123,9 @@ class PartialUploads:
             UploadLockedError: another request has it open.
             LookupError: the tenant has none of this id on its way (any more).
         """
-        path = self._files.received_path(upload_id)
+        self.get(upload_id, tenant=tenant)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            descriptor = self._files.open_partial(upload_id)
         except FileNotFoundError:
             raise LookupError("no such upload") from None
         try:
@@ -135,11 +134,15 @@ class PartialUploads:
             except BlockingIOError:
                 raise UploadLockedError from None
             file = self.get(upload_id, tenant=tenant)  # it may have been finished before the lock
+            self._files.bring_partial(upload_id, descriptor)
             os.lseek(descriptor, 0, os.SEEK_END)
             try:
                 yield Writing(file, descriptor)
             finally:
                 os.fsync(descriptor)
+                # Of a file that is complete not the last piece is shared, but all of it.
+                if os.fstat(descriptor).st_size != file.num_bytes:
+                    self._files.share_partial(upload_id, descriptor, file.num_received)
         finally:
             os.close(descriptor)
 
@@ -173,6 +176,7 @@ class PartialUploads:
             # Before the record says that it is complete.
             sync_file(path)
             stored = StoredFile.of(path)
+            self._files.share_received(upload_id)
         except FileNotFoundError:
             raise LookupError("no such upload") from None
         mine = and_(uploads.c.id == upload_id, uploads.c.tenant == tenant)
@@ -183,3 +187,4 @@ class PartialUploads:
             )
         if not changed.rowcount:
             raise LookupError("no such upload")
+        self._files.drop_pieces(upload_id)

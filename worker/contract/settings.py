@@ -35,6 +35,23 @@ class Settings(BaseSettings):
         default=Path(".momentum"),
         description="Folder that holds everything the service writes.",
     )
+    store_url: str | None = Field(
+        default=None,
+        description="Object store that all machines share, as `s3://bucket/prefix`; if not set, "
+        "files are in the data folder alone, and every process needs that one.",
+    )
+    store_options: dict[str, Any] = Field(
+        default={},
+        description="Options of the store's driver, as JSON; of S3 "
+        '`{"endpoint_url": "https://s3.example.org", "key": "...", "secret": "..."}`. Without a '
+        "key the driver looks where AWS's own programs do (`AWS_ACCESS_KEY_ID`, a role).",
+    )
+    cache_bytes: int = Field(
+        default=50 << 30,
+        ge=0,
+        description="Bytes of the object store's files that a machine keeps in its data folder; "
+        "what was used in the last hour always stays.",
+    )
     database_url: str | None = Field(
         default=None,
         description="SQLAlchemy URL of the job record; SQLite in the data folder if not set. "

@@ -35,7 +35,6 @@ class ReceivedFile:
     created_at: float
     """Seconds since 1970 by the database's clock."""
     expires_at: float
-    path: Path
 
 
 class UploadStore:
@@ -67,7 +66,6 @@ class UploadStore:
             num_bytes=stored.num_bytes,
             created_at=now,
             expires_at=now + self._keep_seconds,
-            path=self._files.received_path(upload_id),
         )
 
     def get(self, upload_id: str, *, tenant: str) -> ReceivedFile:
@@ -92,8 +90,17 @@ class UploadStore:
             num_bytes=row.num_bytes,
             created_at=row.created_at,
             expires_at=row.expires_at,
-            path=self._files.received_path(row.id),
         )
+
+    def bring(self, upload: ReceivedFile) -> Path:
+        """Return where a received file lies, once all of it is on this machine.
+
+        Raises:
+            FileNotFoundError: it was dropped meanwhile.
+            DamagedFileError: it is not what was received.
+            StoreUnavailableError: it is on other machines only, and cannot be had.
+        """
+        return self._files.bring_received(upload.id, upload.sha256)
 
     def drop(self, upload_id: str, *, tenant: str) -> None:
         """Forget a file, or what there is of it; jobs that were made of it keep what they need.
