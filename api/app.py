@@ -57,6 +57,7 @@ from worker.contract.queue_store import QueueStore
 from worker.contract.service_figures import ServiceFigures
 from worker.contract.settings import Settings
 from worker.contract.shared_file_store import open_file_store
+from worker.contract.tracing import is_traced
 from worker.contract.upload_store import UploadStore
 from worker.contract.webhook_store import WebhookStore
 from worker.contract.worker_store import WorkerStore
@@ -153,6 +154,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(JobPolling, service=app.state.service)
     app.add_middleware(AuditTrail, log=app.state.service.audit)
     app.add_middleware(SecurityHeaders)
+    if is_traced():
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app
 

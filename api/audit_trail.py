@@ -20,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.caller import Caller
 from api.headers import REQUEST_ID_HEADER
 from worker.contract.audit_log import AuditLog, Deed, Outcome
+from worker.contract.origin import REQUEST_ID, begin
+from worker.contract.tracing import begin_traced
 
 MAX_REFUSALS, REFUSAL_SECONDS = 100, 60.0
 """Refusals of one caller that are noted in such a time; of the others, how many they were."""
@@ -62,6 +64,8 @@ class AuditTrail:
         state = scope.setdefault("state", {})
         request_id = f"{self._prefix}{next(self._numbers):016x}"
         state["request_id"] = request_id
+        begin(**{REQUEST_ID: request_id})
+        begin_traced()
         is_answered = False
 
         async def note(message: Message) -> None:

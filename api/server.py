@@ -10,7 +10,9 @@ import uvicorn
 
 from api.app import create_app
 from api.http_protocol import bounded_protocol
+from worker.contract.process_logs import configure_logging
 from worker.contract.settings import Settings
+from worker.contract.tracing import configure_tracing
 
 STOP_SECONDS = 3
 """That running requests have when the process is asked to stop."""
@@ -31,6 +33,8 @@ def serve(
 ) -> None:
     """Run the HTTP API with the settings of the environment."""
     settings = Settings()
+    configure_logging(settings.log_format)
+    configure_tracing("api")
     application = create_app(settings)
     # What is there now stays: the collector need not look through it again and again.
     gc.collect()
@@ -45,6 +49,7 @@ def serve(
             settings.receive_seconds, settings.min_bytes_per_second
         ),
         access_log=access_log,
+        log_config=None,  # as all processes of the service
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,

@@ -10,6 +10,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from momentum_core.failpoints import reach
 from worker.contract.job import Claim, Stage
 from worker.contract.job_claims import ClaimLostError, JobCancelledError, JobClaims
+from worker.contract.tracing import span
 
 HEARTBEATS_PER_LEASE = 5
 PROGRESS_SECONDS = 1.0
@@ -100,7 +104,10 @@ class ActiveJob:
         self._stop: type[Exception] | None = None
         self._told_at = -math.inf
         self._old_handler: Any = None
-        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._spans = ExitStack()
+        # What it says has the ids that this thread has.
+        beat = partial(copy_context().run, self._beat)
+        self._heart = threading.Thread(target=beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -114,6 +121,7 @@ class ActiveJob:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._spans.__exit__(kind, value, trace)
         self._ended.set()
         self._heart.join()
         if self._old_handler is not None:
@@ -128,6 +136,8 @@ class ActiveJob:
         """
         self.check()
         reach(f"stage.{stage}")
+        self._spans.close()
+        self._spans.enter_context(span(f"stage {stage}"))
         logger.info("stage %s", stage)
         self._stage = stage
         self._advance(0.0)

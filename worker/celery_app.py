@@ -7,6 +7,7 @@ from typing import Any
 
 from celery.signals import worker_shutting_down
 
+from worker import celery_logging  # noqa: F401 (connects itself)
 from worker.broker import create_celery_app, worker_name
 from worker.contract.database import open_database
 from worker.contract.job_claims import JobClaims

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from worker import celery_logging  # noqa: F401 (connects itself)
 from worker.broker import create_celery_app
 from worker.contract.messages import INSPECT_QUEUE
 from worker.contract.settings import Settings

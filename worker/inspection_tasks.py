@@ -17,6 +17,7 @@ from worker.contract.inspection import InspectionStore
 from worker.contract.job import JobError
 from worker.contract.lifeline import die_with_parent
 from worker.contract.messages import INSPECT_TASK
+from worker.contract.process_logs import configure_logging
 from worker.contract.settings import Settings
 from worker.presence import describe_soon
 
@@ -67,8 +68,6 @@ def _prepare_child(**_: Any) -> None:
     from worker.names import register_architectures
 
     die_with_parent(os.getppid())
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging(Settings().log_format)
     register_architectures(Settings())
     describe_soon(_engine(), device_facts(torch.device("cpu")))

@@ -37,6 +37,7 @@ from worker.contract.messages import (
     INSPECT_TASK,
 )
 from worker.contract.outbox import Outbox
+from worker.contract.process_logs import configure_logging
 from worker.contract.settings import Settings
 from worker.contract.shared_file_store import open_file_store
 from worker.contract.upload_store import UploadStore
@@ -168,10 +169,8 @@ def _has_space(files: FileStore, settings: Settings) -> bool:
 
 def main() -> None:
     """Run a relay until SIGTERM or SIGINT."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     settings, stopped = Settings(), threading.Event()
+    configure_logging(settings.log_format)
 
     def stop(_: int, __: FrameType | None) -> None:
         stopped.set()

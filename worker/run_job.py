@@ -23,9 +23,11 @@ from worker.contract.job_claims import (
     JobClaims,
 )
 from worker.contract.job_logs import JobLogs
+from worker.contract.origin import JOB_ID, at_work
 from worker.contract.settings import Settings
 from worker.contract.shared_file_store import open_file_store
 from worker.contract.shared_files import StoreUnavailableError
+from worker.contract.tracing import span
 from worker.conversion_job import Workplace, convert_for_job
 from worker.device import choose_device
 from worker.job_log import JobLog
@@ -104,7 +106,9 @@ def run_job(job_id: str, services: Services) -> None:
     if claim is None:
         logger.info("job %s is not to be had: it runs elsewhere, or it has ended", job_id)
         return
-    with JobLog(services.logs, claim):
+    ids = {JOB_ID: job_id, **(claim.origin or {})}
+    facts = {"job_id": job_id, "attempt": claim.attempt, "worker": claim.worker}
+    with at_work(ids), span("job", origin=ids, **facts), JobLog(services.logs, claim):
         logger.info("job %s: attempt %d, on %s", job_id, claim.attempt, services.workplace.device)
         try:
             _work(job_id, claim, services)

@@ -15,10 +15,13 @@ from celery import shared_task
 from celery.signals import worker_process_init
 
 from momentum_core.errors import MomentumError
+from worker import celery_logging  # noqa: F401 (connects itself)
 from worker.broker import worker_name
 from worker.contract.lifeline import die_with_parent
 from worker.contract.messages import CONVERT_TASK
+from worker.contract.process_logs import configure_logging
 from worker.contract.settings import Settings
+from worker.contract.tracing import configure_tracing
 from worker.presence import describe_soon
 
 # torch is imported in the children only: their parent stays small and starts at once.
@@ -41,10 +44,10 @@ def prepare() -> Services:
     """Return this process's connections; made, and torch imported, before a job arrives."""
     from worker.run_job import create_services
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    return create_services(Settings(), worker=worker_name(os.getppid()))
+    settings = Settings()
+    configure_logging(settings.log_format)
+    configure_tracing("worker")
+    return create_services(settings, worker=worker_name(os.getppid()))
 
 
 @worker_process_init.connect

@@ -118,8 +118,9 @@ class Serving:
             time.sleep(0.2)
         return found
 
-    def log(self, name: str) -> str:
-        return (self.data_dir / "logs" / f"{name}.log").read_text(errors="replace")[-4000:]
+    def log(self, name: str, *, all_of_it: bool = False) -> str:
+        said = (self.data_dir / "logs" / f"{name}.log").read_text(errors="replace")
+        return said if all_of_it else said[-4000:]
 
 
 @contextmanager

@@ -8,7 +8,8 @@ queued ---> running ---> succeeded
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -149,3 +150,5 @@ class Claim:
     worker: str
     fence: int
     attempt: int
+    origin: Mapping[str, str] | None = field(default=None, compare=False)
+    """Ids of the request that the job came of."""

@@ -84,7 +84,9 @@ class JobClaims:
             return None
         record_execution(f"claimed {row.id} {row.fence}")
         reach("claim.taken")
-        return Claim(job_id=row.id, worker=worker, fence=row.fence, attempt=row.attempt)
+        return Claim(
+            job_id=row.id, worker=worker, fence=row.fence, attempt=row.attempt, origin=row.origin
+        )
 
     def read(self, claim: Claim) -> tuple[Job, Upload | None, Upload | None]:
         """Return the job, the checkpoint and the data set that were sent for it."""

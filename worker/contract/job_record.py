@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, u
 
 from worker.contract.database import database_now
 from worker.contract.job import Job, JobError, JobState, Stage, Upload
+from worker.contract.origin import origin
 from worker.contract.request import REQUEST_VERSION, ConvertRequest
 from worker.contract.tables import events, job_tags, jobs, outbox, uploads
 from worker.contract.webhook_messages import note_messages
@@ -43,13 +44,14 @@ def change_job(
         data: details of the event.
 
     Returns:
-        The job's `id`, `revision`, `attempt` and `fence`, or None if no job met the condition.
+        The job's `id`, `revision`, `attempt`, `fence` and `origin`; None if no job met the
+        condition.
     """
     row = connection.execute(
         update(jobs)
         .where(where)
         .values(revision=jobs.c.revision + 1, **values)
-        .returning(jobs.c.id, jobs.c.revision, jobs.c.attempt, jobs.c.fence)
+        .returning(jobs.c.id, jobs.c.revision, jobs.c.attempt, jobs.c.fence, jobs.c.origin)
     ).one_or_none()
     if row is not None:
         connection.execute(
@@ -190,6 +192,7 @@ def record_job(
         "revision": 0,
         "request_version": REQUEST_VERSION,
         "created_at": now,
+        "origin": origin(),
     }
     connection.execute(insert(jobs), defaults | dict(row))
     for tag in request.tags:

@@ -15,6 +15,7 @@ from sqlalchemy import URL
 
 from momentum_core.checkpoint import Limits
 from worker.contract.address_guard import Network
+from worker.contract.process_logs import LogFormat
 
 SECONDS_PER_DAY = 86400.0
 
@@ -87,6 +88,11 @@ class Settings(BaseSettings):
         description="Architectures of your own, as JSON with a name and what builds it: "
         '`{"my_net": "my_package.networks:build"}` is known as `own:my_net`. The worker and the '
         "inspection worker import it.",
+    )
+    log_format: LogFormat = Field(
+        default="text",
+        description="What processes write to standard error: lines for people (`text`), or `json` "
+        "with the ids of request and job.",
     )
     device: str = Field(
         default="auto",

@@ -78,6 +78,8 @@ jobs = Table(
     Column("finished_at", Double),
     # The job whose request this one repeats; it may have been deleted.
     Column("retry_of", _ID),
+    # Ids of the request that it came of (`worker.contract.origin`).
+    Column("origin", _JSON),
     Index(None, "tenant", "created_at", "id"),
     Index(None, "tenant", "state", "created_at", "id"),
     # What the relay looks for in every round.
