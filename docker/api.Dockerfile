@@ -6,7 +6,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY momentum_core momentum_core
 COPY worker worker
 COPY api api
-RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[api,relay,s3]'
+RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[api,relay,s3,traces]'
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /venv /venv

@@ -10,7 +10,7 @@ COPY momentum_core momentum_core
 COPY worker worker
 COPY api api
 RUN /venv/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX" \
-        --extra-index-url https://pypi.org/simple --constraint constraints.txt '.[api,s3,worker]'
+        --extra-index-url https://pypi.org/simple --constraint constraints.txt '.[api,s3,traces,worker]'
 
 FROM python:3.11-slim-bookworm
 # What compiles the rule's arithmetic into one pass over memory; without it updates are slower.
