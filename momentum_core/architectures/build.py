@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 from torch import nn
-from torchvision import models
 
 from momentum_core.architectures.small_resnet import SmallResNet
 from momentum_core.checkpoint.signatures import small_resnet_form
@@ -26,4 +25,7 @@ def build(name: str, *, num_classes: int) -> nn.Module:
         return SmallResNet(
             form.depth, in_channels=form.in_channels, widths=form.widths, num_classes=num_classes
         )
+    # Costs as much as torch itself: a worker's child is ready in half the time without it.
+    from torchvision import models
+
     return cast(nn.Module, models.get_model(name, weights=None, num_classes=num_classes))
