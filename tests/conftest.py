@@ -5,6 +5,7 @@ Each is required where `CI=true`; on a machine that lacks it, its tests are skip
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import uuid
@@ -15,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.object_store import ObjectStore
+
+LONG_VARIABLE = "MOMENTUM_TEST_LONG"
+"""Set, the tests that are marked `slow` run, too."""
 
 ROOT = Path(__file__).resolve().parent.parent
 REDIS_ADDRESS = ("127.0.0.1", 6379)
@@ -40,6 +44,23 @@ def _is_listening(address: tuple[str, int]) -> bool:
             return True
     except OSError:
         return False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave long forms to the commands that ask for them."""
+    if os.environ.get(LONG_VARIABLE):
+        return
+    long = [item for item in items if item.get_closest_marker("slow")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected() -> Iterator[None]:
+    """What a file leaves open is found out while it is its turn, not in the middle of another."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

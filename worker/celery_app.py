@@ -7,13 +7,15 @@ from typing import Any
 
 from celery.signals import worker_shutting_down
 
-from worker import celery_logging  # noqa: F401 (connects itself)
 from worker.broker import create_celery_app, worker_name
+from worker.celery_logging import configure_celery_logging
 from worker.contract.database import open_database
 from worker.contract.job_claims import JobClaims
 from worker.contract.settings import Settings
 from worker.presence import Presence
 
+# Celery warns before it asks for this.
+configure_celery_logging()
 app = create_celery_app(Settings().broker)
 app.steps["worker"].add(Presence)
 

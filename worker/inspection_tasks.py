@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from functools import cache
 from typing import Any
 
@@ -24,12 +25,16 @@ from worker.presence import describe_soon
 LONGEST_SECONDS = 50
 """After this long a child is replaced; the relay sends its question again."""
 
+REST_SECONDS = 20.0
+"""Time until a new child prepares for questions; one that comes before does not wait for that."""
+
 logger = logging.getLogger(__name__)
 
 
 @shared_task(name=INSPECT_TASK, time_limit=LONGEST_SECONDS)
 def inspect(inspection_id: str) -> None:
     """Answer one question."""
+    _get_ready()
     from worker.inspection import answer_any
     from worker.names import hub_of
 
@@ -60,14 +65,22 @@ def _engine() -> Engine:
 
 @worker_process_init.connect
 def _prepare_child(**_: Any) -> None:
-    # torch is imported before a question arrives.
+    die_with_parent(os.getppid())
+    configure_logging(Settings().log_format)
+    # Not at once: where everything starts at the same moment, the worker that converts goes first.
+    timer = threading.Timer(REST_SECONDS, _get_ready)
+    timer.daemon = True
+    timer.start()
+
+
+@cache
+def _get_ready() -> None:
+    """Import torch, and what else a question needs."""
     import torch
 
     import worker.inspection  # noqa: F401
     from worker.device import device_facts
     from worker.names import register_architectures
 
-    die_with_parent(os.getppid())
-    configure_logging(Settings().log_format)
     register_architectures(Settings())
     describe_soon(_engine(), device_facts(torch.device("cpu")))

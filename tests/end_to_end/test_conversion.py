@@ -13,7 +13,6 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
-from tests.end_to_end.conftest import MOMENTUM
 
 CIFAR = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 EVALUATE = """
@@ -49,7 +48,9 @@ def download(service, url, target):
     ("architecture", "file", "top1", "at_least", "steps"),
     [
         ("cifar_resnet20", "resnet20-12fca82f.th", 91.28, 88.5, 20),
-        ("cifar_resnet56", "resnet56-4bfd9763.th", 93.06, 90.0, 0),
+        pytest.param(
+            *("cifar_resnet56", "resnet56-4bfd9763.th", 93.06, 90.0, 0), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_published_checkpoint_keeps_its_accuracy_and_needs_less_memory(
@@ -135,29 +136,6 @@ def test_a_zoo_entry_without_network_says_which_file_to_put_where(service):
     error = service.wait_for(location, "failed", seconds=240)["error"]
     assert error["code"] == "zoo_unavailable"
     assert "resnet18-f37072fd.pth" in error["message"]
-
-
-def test_the_demo_shows_its_table(tmp_path):
-    done = subprocess.run(
-        [MOMENTUM, "demo", "--output", tmp_path / "out"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    for words in (
-        "parameters",
-        "top-1 of 500 test images",
-        "99.20 %",
-        "activation memory",
-        "time of a training step",
-    ):
-        assert words in done.stdout
-    assert (tmp_path / "out" / "model.safetensors").exists()
-    assert (tmp_path / "out" / "report.json").exists()
-    assert "<h1>digits_resnet26</h1>" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_an_inspection_says_what_a_job_does(service):

@@ -76,7 +76,7 @@ def test_a_cancelled_job_stops_within_seconds_and_the_worker_goes_on(own: Servin
 def test_ctrl_c_ends_everything_and_a_restart_goes_on(tmp_path):
     with serving(tmp_path / "data", **ONE_THREAD) as service:
         location = service.submit(ENDLESS)
-        service.wait_for(location, "running", seconds=30, stage="refining")
+        service.wait_for(location, "running", seconds=240, stage="refining")
         pids = service.processes()
         assert len(pids) >= 5
         stopped_at = time.monotonic()
@@ -85,13 +85,13 @@ def test_ctrl_c_ends_everything_and_a_restart_goes_on(tmp_path):
         assert time.monotonic() - stopped_at < 10
         assert gone(pids)
         service.start()
-        job = service.wait_for(location, "running", seconds=30, stage="refining")
+        job = service.wait_for(location, "running", seconds=240, stage="refining")
         assert job["attempt"] == 1, "an orderly stop is not counted"
 
 
 def test_a_killed_supervisor_leaves_no_orphan(tmp_path):
     with serving(tmp_path / "data", **ONE_THREAD) as service:
-        service.wait_for(service.submit(ENDLESS), "running", seconds=30, stage="refining")
+        service.wait_for(service.submit(ENDLESS), "running", seconds=240, stage="refining")
         pids = service.processes()
         service.send(signal.SIGKILL)
         service.wait(5)

@@ -59,7 +59,7 @@ def test_a_worker_is_there_before_it_has_a_job_and_says_what_it_is(service: Serv
     assert shown["device"]["memory_bytes"] > 1 << 30
     assert shown["queues"] == [CONVERT_QUEUE]
     [inspector] = until(lambda: workers(service, INSPECT_QUEUE), 30)
-    until(lambda: workers(service, INSPECT_QUEUE)[0]["device"], 60)
+    until(lambda: workers(service, INSPECT_QUEUE)[0]["device"], 120)
     assert inspector["name"] != name
     seen = shown["seen_at"]
     until(lambda: workers(service)[0]["seen_at"] > seen, 10)

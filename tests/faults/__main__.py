@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from tests.conftest import postgres_schema
+from tests.conftest import LONG_VARIABLE, postgres_schema
 from tests.faults import chaos as chaos_runner
 from tests.faults import recovery as recovery_runner
 from tests.faults import soak as soak_runner
@@ -32,7 +32,9 @@ Postgres = Annotated[bool, typer.Option(help="On PostgreSQL and Redis, in place 
 @app.command()
 def matrix(postgres: Postgres = False) -> None:
     """Run every row of the fault matrix."""
-    environment = os.environ | ({STACK_VARIABLE: "postgres"} if postgres else {})
+    environment = os.environ | {LONG_VARIABLE: "1"}
+    if postgres:
+        environment[STACK_VARIABLE] = "postgres"
     command = [sys.executable, "-m", "pytest", "-m", "fault", "--durations=20"]
     raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy import select, text
 
 from momentum_core.failpoints import VARIABLE
@@ -98,9 +99,14 @@ class Stack(Serving):
     def pid(self, part: str) -> int:
         """The process of a part of the service: api, relay, worker (its main process)."""
         words = {"api": "api.server", "relay": "worker.relay", "worker": "worker.celery_app"}
-        found = [one for one in self.processes() if words[part] in self._command(one)]
-        extra = {process.pid for process in self._workers}
-        return min(one for one in found if one not in extra)
+        until = time.monotonic() + END_SECONDS
+        while True:
+            found = [one for one in self.processes() if words[part] in self._command(one)]
+            own = set(found) - {process.pid for process in self._workers}
+            if own:
+                return min(own)
+            assert time.monotonic() < until, f"{part} is not started again"
+            time.sleep(0.05)
 
     def child(self, worker: int | None = None) -> int:
         """The process of a worker that does the jobs."""
@@ -318,6 +324,11 @@ class Stack(Serving):
             return [int(one) for one in self.of(parent, f"task/{parent}/children").split()]
         except OSError:
             return []
+
+
+def slow(value: Any) -> Any:
+    """A value of a parameter with which a test is a long form."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 STACK_VARIABLE = "MOMENTUM_TEST_STACK"

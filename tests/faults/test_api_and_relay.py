@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import MOMENTUM
-from tests.faults.stack import LONG, SMALL, Stack, stack, wait_until
+from tests.faults.stack import LONG, SMALL, Stack, slow, stack, wait_until
 from worker.broker import create_celery_app
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 from worker.contract.request import REQUEST_VERSION
@@ -46,6 +46,7 @@ def multipart(content: bytes, *, boundary: str = "b0und") -> bytes:
     return head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
 def test_the_api_is_killed_while_it_receives_a_file(service: Stack, undisturbed):
     body, key = multipart(ENTRY.read_bytes()), uuid.uuid4().hex
@@ -150,6 +151,7 @@ def test_the_records_file_is_taken_away(service: Stack, undisturbed, name):
     converted(service, service.submit(SMALL), undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(36)
 def test_the_api_has_no_descriptors_left(service: Stack, undisturbed):
     api = service.pid("api")
@@ -195,6 +197,7 @@ def test_a_message_and_a_job_of_a_newer_version_stop_nobody(service: Stack, undi
     converted(service, location, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(39)
 def test_the_disk_of_the_logs_is_full(tmp_path):
     logs = tmp_path / "data" / "logs"
@@ -209,6 +212,7 @@ def test_the_disk_of_the_logs_is_full(tmp_path):
         service.end_of(service.submit(SMALL))
 
 
+@pytest.mark.slow
 @pytest.mark.fault(40)
 def test_a_start_is_killed_while_it_upgrades_the_record(tmp_path):
     with stack(tmp_path) as service:
@@ -234,7 +238,9 @@ def test_a_start_is_killed_while_it_upgrades_the_record(tmp_path):
 
 
 @pytest.mark.fault(32)
-@pytest.mark.parametrize("place", ["queued", "claim.taken", "step.refining", "publish.unrecorded"])
+@pytest.mark.parametrize(
+    "place", ["queued", "step.refining", *map(slow, ["claim.taken", "publish.unrecorded"])]
+)
 def test_a_job_is_cancelled_wherever_it_is(service: Stack, place):
     if place == "queued":
         os.kill(service.pid("relay"), signal.SIGSTOP)

@@ -37,6 +37,7 @@ def submit_quickly(service: Stack) -> str:
     return location
 
 
+@pytest.mark.slow
 @pytest.mark.fault(5)
 def test_a_broker_that_lost_everything_loses_no_job(service: Stack, broker, undisturbed):
     os.kill(service.pid("worker"), signal.SIGSTOP)
@@ -71,6 +72,7 @@ def test_a_frozen_broker_delays_jobs_and_nobody_else(service: Stack, broker, und
     service.check(dict.fromkeys(locations, undisturbed))
 
 
+@pytest.mark.slow
 @pytest.mark.fault(7)
 def test_a_running_job_does_without_the_broker(service: Stack, broker):
     location = service.submit(LONG)
@@ -131,6 +133,7 @@ def test_ten_messages_are_one_execution(service: Stack, broker, undisturbed):
     service.check({location: undisturbed})
 
 
+@pytest.mark.slow
 @pytest.mark.fault(9)
 def test_cut_connections_are_made_again(tmp_path):
     broker = Broker(tmp_path / "broker")

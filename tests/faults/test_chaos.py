@@ -19,6 +19,7 @@ def service(tmp_path_factory):
         yield service
 
 
+@pytest.mark.slow
 @pytest.mark.fault(11)
 def test_children_killed_at_every_place_cost_no_bit(service: Stack, undisturbed):
     for place in chaos.PLACES:

@@ -28,6 +28,7 @@ def shim(tmp_path_factory) -> Path:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.fault(26)
 def test_a_clock_that_is_set_ends_no_lease(tmp_path, shim):
     offset = tmp_path / "offset"

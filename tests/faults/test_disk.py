@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.faults.stack import SMALL, Stack, stack, wait_until
+from tests.faults.stack import SMALL, Stack, slow, stack, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -85,7 +85,9 @@ def test_no_file_is_taken_that_the_disk_has_no_room_for(service: Stack, disk):
 
 
 @pytest.mark.fault(16)
-@pytest.mark.parametrize("place", ["checkpoint.unnamed", "store.put", "stage.packaging"])
+@pytest.mark.parametrize(
+    "place", ["checkpoint.unnamed", *map(slow, ["store.put", "stage.packaging"])]
+)
 def test_a_job_waits_for_space_and_goes_on_by_itself(service: Stack, disk, undisturbed, place):
     """The record is on the same disk: it cannot be written, either."""
     service.arm(place, "sleep 4")
@@ -126,6 +128,7 @@ def test_a_sync_that_fails_publishes_nothing(service: Stack, undisturbed):
     service.check({again: undisturbed})
 
 
+@pytest.mark.slow
 @pytest.mark.fault(38)
 def test_a_slow_disk_costs_no_lease(service: Stack, undisturbed):
     service.arm("fsync", "always sleep 0.5")
@@ -137,6 +140,7 @@ def test_a_slow_disk_costs_no_lease(service: Stack, undisturbed):
     service.check({location: undisturbed})
 
 
+@pytest.mark.slow
 @pytest.mark.fault(17)
 def test_a_disk_without_names_refuses_the_archive_and_is_left_clean(tmp_path):
     with (

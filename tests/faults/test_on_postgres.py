@@ -9,7 +9,7 @@ from tests.faults import test_api_and_relay as api
 from tests.faults import test_broker as brokers
 from tests.faults import test_worker as workers
 from tests.faults.broker import redis_server
-from tests.faults.stack import stack
+from tests.faults.stack import slow, stack
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(600)]
 
@@ -38,6 +38,7 @@ def test_the_api_is_killed_between_record_and_answer(service, undisturbed):
     api.test_the_api_is_killed_between_record_and_answer(service, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(4)
 def test_the_relay_is_killed_after_a_message(service, undisturbed):
     api.test_the_relay_is_killed_around_a_message(service, undisturbed, "relay.sent")
@@ -53,17 +54,19 @@ def test_a_running_job_does_without_the_broker(service, broker):
     brokers.test_a_running_job_does_without_the_broker(service, broker)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(10)
 def test_ten_messages_are_one_execution(service, broker, undisturbed):
     brokers.test_ten_messages_are_one_execution(service, broker, undisturbed)
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("place", ["claim.uncommitted", "publish.uncommitted"])
+@pytest.mark.parametrize("place", [slow("claim.uncommitted"), "publish.uncommitted"])
 def test_a_child_is_killed_in_a_transaction(service, undisturbed, place):
     workers.test_a_child_killed_in_a_transaction_costs_no_bit(service, undisturbed, place)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(12)
 def test_another_worker_goes_on_where_a_killed_one_was(service, undisturbed):
     workers.test_another_worker_goes_on_where_a_killed_one_was(service, undisturbed)
@@ -80,6 +83,7 @@ def test_a_worker_told_to_stop_hands_its_job_back_uncounted(service):
     workers.test_a_worker_told_to_stop_hands_its_job_back_uncounted(service)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(27)
 def test_the_record_is_locked_for_longer_than_anyone_waits(service):
     api.test_the_record_is_locked_for_longer_than_anyone_waits(service)

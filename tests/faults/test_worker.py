@@ -17,6 +17,7 @@ from tests.faults.stack import (
     LEASE_SECONDS,
     SMALL,
     Stack,
+    slow,
     small_job,
     stack,
     state_of,
@@ -32,7 +33,7 @@ RECOVERY_SECONDS = LEASE_SECONDS + 30
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("place", ["claim.uncommitted", "publish.uncommitted"])
+@pytest.mark.parametrize("place", [slow("claim.uncommitted"), "publish.uncommitted"])
 def test_a_child_killed_in_a_transaction_costs_no_bit(service: Stack, undisturbed, place):
     service.arm(place, "kill")
     location = service.submit(SMALL)
@@ -56,6 +57,7 @@ def test_another_worker_goes_on_where_a_killed_one_was(service: Stack, undisturb
     service.check({location: undisturbed})
 
 
+@pytest.mark.slow
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("place", ["step.refining", "publish.unrecorded"])
 def test_a_worker_that_slept_through_its_lease_writes_nothing(service: Stack, undisturbed, place):
@@ -94,6 +96,7 @@ def test_a_worker_told_to_stop_hands_its_job_back_uncounted(service: Stack):
     service.check()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(15)
 def test_a_worker_killed_while_it_writes_a_state_has_the_one_before(service: Stack, undisturbed):
     service.arm("step.refining", "sleep 1")
@@ -111,7 +114,7 @@ def test_a_worker_killed_while_it_writes_a_state_has_the_one_before(service: Sta
 
 @pytest.mark.fault(19)
 @pytest.mark.fault(20)
-@pytest.mark.parametrize("num_damaged", [1, 2])
+@pytest.mark.parametrize("num_damaged", [1, slow(2)])
 def test_a_damaged_state_is_told_of_and_the_one_before_is_taken(
     service: Stack, undisturbed, num_damaged
 ):
@@ -136,6 +139,7 @@ def test_a_damaged_state_is_told_of_and_the_one_before_is_taken(
     service.check({location: undisturbed})
 
 
+@pytest.mark.slow
 @pytest.mark.fault(21)
 def test_a_worker_without_memory_fails_the_job_with_the_figure(service: Stack):
     """As under a limit of the operating system, set while the job is at work."""
@@ -156,6 +160,7 @@ def test_a_worker_without_memory_fails_the_job_with_the_figure(service: Stack):
     service.check()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(37)
 def test_a_worker_that_cannot_start_a_thread_fails_cleanly(service: Stack, undisturbed):
     service.arm("stage.converting", "threads")
@@ -178,6 +183,7 @@ def test_a_job_that_crashes_its_worker_fails_after_three_attempts(service: Stack
     service.check({neighbour: undisturbed})
 
 
+@pytest.mark.slow
 @pytest.mark.fault(24)
 def test_a_job_whose_heart_has_stopped_goes_to_another_attempt(service: Stack, undisturbed):
     service.arm("heartbeat", f"sleep {LEASE_SECONDS + 4}")
@@ -187,6 +193,7 @@ def test_a_job_whose_heart_has_stopped_goes_to_another_attempt(service: Stack, u
     service.check({location: undisturbed})
 
 
+@pytest.mark.slow
 @pytest.mark.fault(24)
 def test_a_job_that_hangs_while_its_heart_beats_is_ended(tmp_path, undisturbed):
     with stack(tmp_path, MOMENTUM_STALL_SECONDS="12") as service:

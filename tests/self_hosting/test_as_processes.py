@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import time
+from contextlib import closing
 
 import httpx
 import pytest
@@ -18,7 +19,8 @@ pytestmark = [pytest.mark.postgres, pytest.mark.timeout(900)]
 make_secrets = runpy.run_path(str(ROOT / "docker" / "make_secrets.py"))["make"]
 JOB = {
     "source": {"zoo": "digits_resnet26"},
-    "measurement": {"rivals": False, "predict": False},
+    "conversion": {"plan_memory": False},
+    "measurement": {"repeats": 1, "batch_size": 8, "rivals": False, "predict": False},
     "refinement": {"max_steps": 3, "batch_size": 64, "goal": None, "calibrate": False},
 }
 
@@ -46,6 +48,10 @@ class Client:
         headers = {"Authorization": f"Bearer {key}"}
         self.http = httpx.Client(base_url=composed.url, headers=headers, timeout=30)
         self.composed = composed
+
+    def close(self) -> None:
+        """Leave."""
+        self.http.close()
 
     def submit(self) -> str:
         """Ask for a job, again and again while nobody answers."""
@@ -75,7 +81,11 @@ class Client:
 
 def test_each_service_is_killed_in_turn_and_nothing_is_lost(composed):
     assert httpx.get(f"{composed.url}/jobs").status_code == 401
-    client = Client(composed)
+    with closing(Client(composed)) as client:
+        _kill_each(composed, client)
+
+
+def _kill_each(composed: Composed, client: Client) -> None:
     inspected = client.http.post("/inspect", json=JOB)
     assert inspected.status_code in (200, 202)
     finished = [client.wait(client.submit())]
