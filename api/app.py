@@ -94,6 +94,10 @@ _ROUTES = (
 logger = logging.getLogger(__name__)
 
 
+_UNTRACED = "/jobs/[0-9a-f]{32}$,/healthz$,/readyz$,/metrics$"
+"""What is asked for again and again."""
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Return the application, connected to the job record and the file store.
 
@@ -157,7 +161,9 @@ def create_app(settings: Settings) -> FastAPI:
     if is_traced():
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-        FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])
+        FastAPIInstrumentor.instrument_app(
+            app, excluded_urls=_UNTRACED, exclude_spans=["receive", "send"]
+        )
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app
 

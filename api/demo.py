@@ -43,7 +43,9 @@ def run_demo(output: Path, *, say: Say) -> bool:
     """
     with tempfile.TemporaryDirectory(prefix="momentum-demo-") as folder:
         # Its own, whatever the environment says: another service's worker must not see its job.
-        settings = Settings(data_dir=Path(folder), database_url=None, broker_url=None)
+        settings = Settings(
+            data_dir=Path(folder), database_url=None, broker_url=None, store_url=None
+        )
         say("starting broker, relay, workers and API ...")
         with LocalService(settings, host="127.0.0.1", port=0) as service:
             say(f"ready on {service.url}")

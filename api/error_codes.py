@@ -316,6 +316,14 @@ ERROR_CODES: dict[str, ErrorCode] = {
         "the record is gone while the files of its jobs are there",
         "put the record back; it is not begun anew by itself",
     ),
+    "store_setting": _job(
+        "the address or the options of the object store cannot be used",
+        "mend `MOMENTUM_STORE_URL` or `MOMENTUM_STORE_OPTIONS`",
+    ),
+    "tracing_unavailable": _job(
+        "traces are asked for, and OpenTelemetry is not installed",
+        "install `momentum-zoo[traces]`, or unset `OTEL_EXPORTER_OTLP_ENDPOINT`",
+    ),
     "newer_database": _job(
         "the database was upgraded by a newer version of this program", "start that one, everywhere"
     ),

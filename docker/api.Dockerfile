@@ -16,7 +16,7 @@ RUN useradd --system --uid 10001 --no-create-home momentum \
     && install --directory --mode=0700 --owner=10001 --group=10001 /data \
     && install --directory --owner=10001 --group=10001 \
         /secrets /secrets/service /secrets/database /secrets/broker /secrets/certificates \
-        /secrets/prometheus /secrets/grafana
+        /secrets/prometheus /secrets/grafana /secrets/store /secrets/store-files
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

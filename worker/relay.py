@@ -89,7 +89,7 @@ class Relay:
         self._failing = False
 
     def run(self, stopped: threading.Event) -> None:
-        """Work until `stopped` is set; neither broker nor database can end it."""
+        """Work until `stopped` is set; neither broker, database nor object store can end it."""
         while not stopped.wait(POLL_SECONDS):
             with self._surviving():
                 self.publish()
@@ -130,9 +130,10 @@ class Relay:
         )
         if lost:
             logger.warning("%d messages sent again", lost)
+        self._inspections.sweep()
+        # The last one: it needs the object store, if there is one.
         if dropped := self._uploads.drop_expired():
             logger.info("%d uploads have expired", dropped)
-        self._inspections.sweep()
 
     def _num_at_broker(self) -> int:
         with self._app.connection_or_acquire() as connection:
@@ -147,7 +148,7 @@ class Relay:
         """Log a failure once, and its end."""
         try:
             yield
-        except (KombuError, RedisError, OSError, SQLAlchemyError) as error:
+        except (KombuError, RedisError, OSError, SQLAlchemyError, MomentumError) as error:
             if not self._failing:
                 logger.warning("broker or database do not answer: %s", error)
             self._failing = True

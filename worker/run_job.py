@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from momentum_core.errors import MomentumError
 from momentum_core.refinement import is_out_of_memory
 from worker.active_job import ActiveJob
+from worker.contract.collector import Collector
 from worker.contract.database import UNAVAILABLE, open_database
 from worker.contract.job import Claim, JobError
 from worker.contract.job_claims import (
@@ -75,6 +76,8 @@ def create_services(settings: Settings, *, worker: str) -> Services:
     files = open_file_store(settings)
     files.clear_temporary()
     engine = open_database(settings.database)
+    if settings.store_url is not None:
+        Collector(engine, files).clear_states()
     return Services(
         claims=JobClaims(engine, lease_seconds=settings.lease_seconds),
         logs=JobLogs(engine),
@@ -137,7 +140,6 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
                 job, checkpoint, data, workplace=services.workplace, active=active
             )
             _persist(lambda: services.claims.succeed(claim, result=result, files=artifacts), active)
-            services.workplace.files.drop_unfinished(job_id)
             logger.info("job %s succeeded", job_id)
         except (ClaimLostError, JobCancelledError):
             raise
@@ -151,7 +153,8 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
             failure = _job_error(error)
             logger.exception("job %s failed: %s: %s", job_id, failure.code, failure.message)
             _persist(lambda: services.claims.fail(claim, failure), active)
-            services.workplace.files.drop_unfinished(job_id)
+    # Not while the job is kept: that it is not this worker's any more would look like a loss.
+    services.workplace.files.drop_unfinished(job_id)
 
 
 def _persist(write: Callable[[], None], active: ActiveJob) -> None:

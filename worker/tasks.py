@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
-from celery.signals import worker_process_init
+from celery.signals import worker_process_init, worker_process_shutdown
 
 from momentum_core.errors import MomentumError
 from worker import celery_logging  # noqa: F401 (connects itself)
@@ -21,7 +21,7 @@ from worker.contract.lifeline import die_with_parent
 from worker.contract.messages import CONVERT_TASK
 from worker.contract.process_logs import configure_logging
 from worker.contract.settings import Settings
-from worker.contract.tracing import configure_tracing
+from worker.contract.tracing import configure_tracing, end_tracing
 from worker.presence import describe_soon
 
 # torch is imported in the children only: their parent stays small and starts at once.
@@ -63,3 +63,10 @@ def _prepare_child(**_: Any) -> None:
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
     describe_soon(services.claims.engine, device_facts(services.workplace.device))
+
+
+@worker_process_shutdown.connect
+def _end_child(**_: Any) -> None:
+    if prepare.cache_info().currsize:
+        prepare().workplace.files.close()
+    end_tracing()

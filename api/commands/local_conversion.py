@@ -134,6 +134,7 @@ class _Place:
             # Empty: as if they were not set.
             "MOMENTUM_DATABASE_URL": "",
             "MOMENTUM_BROKER_URL": "",
+            "MOMENTUM_STORE_URL": "",
         }
         command = [sys.executable, "-P", "-m", "worker.run_one_job", job_id]
         with self._log.open("wb") as log:

@@ -57,18 +57,11 @@ def demo(
 
 
 def migrate(data_dir: DataDir = None) -> None:
-    """Bring the job record's schema up to date, and make the object store's bucket, if one is set.
-
-    Every process brings the schema up to date when it starts.
-    """
+    """Bring the job record's schema up to date (every process does so when it starts)."""
     from worker.contract.database import open_database
-    from worker.contract.shared_file_store import open_file_store
 
     with _errors_in_one_line():
-        settings = _settings(data_dir)
-        open_database(settings.database).dispose()
-        if settings.store_url is not None:
-            open_file_store(settings).prepare()
+        open_database(_settings(data_dir).database).dispose()
     typer.echo("the job record is up to date")
 
 

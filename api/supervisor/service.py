@@ -79,9 +79,7 @@ class LocalService:
             self._lock = _take_folder(self._folder)
             _check_port(self._host, self._port)
             self.logs.mkdir(exist_ok=True)
-            files = open_file_store(self._settings)
-            files.clear_temporary()
-            files.prepare()
+            open_file_store(self._settings).clear_temporary()
             open_database(self._settings.database).dispose()
             self._start()
         except BaseException:
@@ -111,6 +109,8 @@ class LocalService:
         environment = os.environ | {
             "MOMENTUM_DATA_DIR": str(self._folder),
             "MOMENTUM_DATABASE_URL": self._settings.database,
+            # Empty: as if it was not set.
+            "MOMENTUM_STORE_URL": self._settings.store_url or "",
             "MOMENTUM_ZOO_DIR": str(self._settings.zoo_folder),
             "PYTHONUNBUFFERED": "1",
         }

@@ -38,6 +38,7 @@ from worker.contract.file_store import DamagedFileError
 from worker.contract.job import Job, JobState
 from worker.contract.job_logs import MAX_LINES, RESERVED_LINES
 from worker.contract.key_store import Scope
+from worker.contract.shared_files import StoreUnavailableError
 
 SHOWN_LINES = 200
 """Of a log; the rest is in the file."""
@@ -204,7 +205,7 @@ def _report(job: Job, view: JobView, service: Service) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads(service.files.verified_path(digest).read_bytes())
-    except DamagedFileError:  # or deleted meanwhile
+    except (DamagedFileError, StoreUnavailableError):  # or deleted meanwhile
         return None
     return found
 

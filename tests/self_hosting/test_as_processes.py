@@ -120,7 +120,7 @@ def _kill_each(composed: Composed, client: Client) -> None:
 def test_a_second_start_finds_the_secrets_of_the_first(tmp_path):
     make_secrets(tmp_path)
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(before) == 7
+    assert len(before) == 10
     make_secrets(tmp_path)
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -139,7 +139,8 @@ def test_secrets_are_files_that_others_cannot_see():
     assert holders["service-secrets"] == OURS
     assert holders["prometheus-secrets"] == {"init", "prometheus"}
     assert holders["grafana-secrets"] == {"init", "grafana"}
-    assert len(holders) == 5
+    assert holders["store-secrets"] == {"init", "store"}
+    assert len(holders) == 6
     for name, service in SERVICES.items():
         for line in service.get("volumes", []):
             assert "secrets" not in line or line.endswith(":ro") or name == "init"
@@ -147,7 +148,15 @@ def test_secrets_are_files_that_others_cannot_see():
             assert not re.search("PASSWORD$|SECRET$|TOKEN$|_URL$", variable) or variable in (
                 "MOMENTUM_ZOO_BASE_URL",
                 "MOMENTUM_HUB_URL",
+                "MOMENTUM_STORE_URL",
             )
+
+
+def test_what_init_writes_to_belongs_to_who_it_is():
+    """A volume takes over whom the folder of the image belongs to."""
+    made = (ROOT / "docker" / "api.Dockerfile").read_text()
+    for line in SERVICES["init"]["volumes"]:
+        assert f" {line.split(':')[1]}" in made, line
 
 
 def test_a_worker_has_time_to_hand_its_job_back():
@@ -173,7 +182,9 @@ def test_everything_that_is_set_is_a_setting_and_everything_asked_for_is_explain
     for service in SERVICES.values():
         for name in service.get("environment", {}):
             assert not name.startswith("MOMENTUM_") or name in known
-    explained = set(re.findall(r"^#(MOMENTUM_\w+)=", (ROOT / ".env.example").read_text(), re.M))
+    explained = set(
+        re.findall(r"^#((?:MOMENTUM|OTEL)_\w+)=", (ROOT / ".env.example").read_text(), re.M)
+    )
     assert explained == variables()
 
 
@@ -187,7 +198,10 @@ def test_an_empty_environment_leaves_the_settings_as_they_are(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     usual = Settings()
     for name, value in SERVICES["api"]["environment"].items():
-        if name in (SECRETS_DIR_VARIABLE, "MOMENTUM_DATA_DIR", "MOMENTUM_REQUIRE_KEYS"):
+        if name in (
+            *(SECRETS_DIR_VARIABLE, "MOMENTUM_DATA_DIR", "MOMENTUM_REQUIRE_KEYS"),
+            "MOMENTUM_LOG_FORMAT",  # for programs, here
+        ):
             continue
         monkeypatch.setenv(name, value)
     assert Settings() == usual

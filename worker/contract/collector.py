@@ -63,6 +63,7 @@ class Collector:
 
     def collect(self, *, young_seconds: float = YOUNG_SECONDS) -> int:
         """Remove what is left over; return how many files and unfinished jobs' folders."""
+        self._files.check()
         self._forget(outbox.c.sent_at, SENT_SECONDS)
         self._forget(idempotency_keys.c.created_at, KEY_SECONDS)
         self._forget(webhook_deliveries.c.finished_at, DELIVERY_SECONDS)
@@ -101,6 +102,12 @@ class Collector:
             with self._engine.begin() as connection:
                 num_forgotten += forget_ended_job(connection, job_id)
         return num_forgotten
+
+    def clear_states(self) -> None:
+        """Remove from this machine what jobs went on from that have ended, here or elsewhere."""
+        for job_id in self._files.unfinished_jobs_here():
+            if not self._goes_on(job_id):
+                self._files.drop_unfinished_here(job_id)
 
     def _goes_on(self, job_id: str) -> bool:
         with self._reader.connect() as connection:

@@ -179,13 +179,21 @@ class FileStore:
     def share_unfinished(self, job_id: str) -> None:
         """Let all machines have what an interrupted job would go on from."""
 
-    def unfinished_jobs(self) -> list[str]:
-        """Return the ids of the jobs that have such a folder."""
+    def unfinished_jobs_here(self) -> list[str]:
+        """Return the ids of the jobs that have such a folder on this machine."""
         return sorted(folder.name for folder in self._unfinished.iterdir())
+
+    def unfinished_jobs(self) -> list[str]:
+        """Return the ids of the jobs that have such a folder on any machine."""
+        return self.unfinished_jobs_here()
+
+    def drop_unfinished_here(self, job_id: str) -> None:
+        """Remove what an interrupted job would go on from on this machine."""
+        shutil.rmtree(self.unfinished_path(job_id), ignore_errors=True)
 
     def drop_unfinished(self, job_id: str) -> None:
         """Remove what an interrupted job would go on from, if it is there."""
-        shutil.rmtree(self.unfinished_path(job_id), ignore_errors=True)
+        self.drop_unfinished_here(job_id)
 
     def verified_path(self, sha256: str) -> Path:
         """Return where a file lies that has the digest it was put with.
@@ -261,15 +269,15 @@ class FileStore:
                 finally:
                     os.close(descriptor)
 
-    def prepare(self) -> None:
-        """Make what the store needs before its first file."""
-
     def check(self) -> None:
         """Find out whether the store answers.
 
         Raises:
             MomentumError: it does not.
         """
+
+    def close(self) -> None:
+        """Finish what goes on in the background; before the process ends."""
 
     def has_names(self) -> bool:
         """Return whether the store's disk can take another file."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import fields
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL
 
 from momentum_core.checkpoint import Limits
@@ -41,7 +42,8 @@ class Settings(BaseSettings):
         description="Object store that all machines share, as `s3://bucket/prefix`; if not set, "
         "files are in the data folder alone, and every process needs that one.",
     )
-    store_options: dict[str, Any] = Field(
+    # As one value: two sources must not be mixed, as those of a dictionary would be.
+    store_options: Annotated[dict[str, Any], NoDecode] = Field(
         default={},
         description="Options of the store's driver, as JSON; of S3 "
         '`{"endpoint_url": "https://s3.example.org", "key": "...", "secret": "..."}`. Without a '
@@ -209,6 +211,11 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no limit {sorted(unknown)[0]}; docs/security.md lists them")
         Limits(**value)
         return value
+
+    @field_validator("store_options", mode="before")
+    @classmethod
+    def _read_options(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("webhook_networks")
     @classmethod

@@ -2,7 +2,7 @@
 
 <store>/blobs/ab/ab12.../<put>          what the record points to, once for each time it was put
 <store>/received/<id>                   what was sent ahead of a request
-<store>/pieces/<id>/<first byte>        what there is of a file that is on its way
+<store>/pieces/<id>/<first byte>-<put>  what there is of a file that is on its way
 <store>/unfinished/<job>/...            where a job that is interrupted goes on from
 
 A name is never written twice, so no two machines are in each other's way, and nothing has to be
@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,6 +36,9 @@ USED_SECONDS = 3600.0
 
 TRIM_SECONDS = 60.0
 """Time between two looks how much the folder has."""
+
+CLOSE_SECONDS = 20.0
+"""Time that a process which ends takes to send states."""
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +97,15 @@ class SharedFileStore(FileStore):
         with self._guard:
             lock = self._fetching.setdefault(sha256, threading.Lock())
         with lock:
+            path = self.path_of(sha256)
+            _touch(path)  # before it is read, so that nobody trims it meanwhile
             try:
-                path = super().verified_path(sha256)
+                super().verified_path(sha256)
             except DamagedFileError:  # or not there
                 self._fetch(sha256)
-                path = super().verified_path(sha256)
-        _touch(path)
+                super().verified_path(sha256)
+            if not path.exists():  # trimmed by somebody who had looked before
+                self._fetch(sha256)
         return path
 
     def collect(self, is_needed: Callable[[str], bool], *, older_than_seconds: float) -> int:
@@ -153,8 +159,8 @@ class SharedFileStore(FileStore):
     def bring_received(self, upload_id: str, sha256: str) -> Path:
         """Return where a complete file lies; fetch it if need be."""
         path = self.received_path(upload_id)
-        if path.exists() and StoredFile.of(path).sha256 == sha256:
-            _touch(path)
+        _touch(path)
+        if path.exists() and StoredFile.of(path).sha256 == sha256 and path.exists():
             return path
         with self.temporary_folder() as folder:
             fetched = folder / "file"
@@ -180,9 +186,11 @@ class SharedFileStore(FileStore):
         """Make a file that is on its way, and that is locked, what all can have of it."""
         pieces = self._pieces(upload_id)
         total, here = _reach_of(pieces), os.fstat(descriptor).st_size
+        if here != total:
+            here = 0  # what was never told to anybody may be anything
         with self.temporary_folder() as folder:
             for piece in pieces:
-                start = int(piece.name.rpartition("/")[2])
+                start = _start_of(piece)
                 if start + piece.num_bytes <= here or start >= total:
                     continue
                 self._shared.fetch(piece.name, folder / "piece")
@@ -198,7 +206,9 @@ class SharedFileStore(FileStore):
         if num_bytes > 0:
             os.lseek(descriptor, start, os.SEEK_SET)
             with os.fdopen(os.dup(descriptor), "rb") as file:
-                self._shared.put_part(file, num_bytes, f"pieces/{upload_id}/{start:020d}")
+                self._shared.put_part(
+                    file, num_bytes, f"pieces/{upload_id}/{start:020d}-{uuid4().hex}"
+                )
 
     def drop_pieces(self, upload_id: str) -> None:
         """Remove the pieces of a file that is complete; at the latest they go with it."""
@@ -271,7 +281,7 @@ class SharedFileStore(FileStore):
 
     def drop_unfinished(self, job_id: str) -> None:
         """Remove what an interrupted job would go on from; at the latest `collect` does."""
-        self._background.submit(super().drop_unfinished, job_id).result()
+        self._background.submit(self.drop_unfinished_here, job_id).result()
         try:
             self._shared.drop([one.name for one in self._shared.below(f"unfinished/{job_id}")])
         except StoreUnavailableError:
@@ -279,13 +289,9 @@ class SharedFileStore(FileStore):
 
     # The store as a whole
 
-    def prepare(self) -> None:
-        """Make the store's bucket, if it is not there.
-
-        Raises:
-            StoreUnavailableError: it does not answer, or does not allow it.
-        """
-        self._shared.make_bucket()
+    def close(self) -> None:
+        """Wait, but not for ever, for states that are being sent."""
+        wait(self._sharing.values(), timeout=CLOSE_SECONDS)
 
     def check(self) -> None:
         """Ask the store for anything at all.
@@ -307,8 +313,9 @@ class SharedFileStore(FileStore):
         for used_at, size, path in used:
             if excess <= 0 or used_at > time.time() - USED_SECONDS:
                 return
-            path.unlink(missing_ok=True)
-            excess -= size
+            if _last_use(path)[0] == used_at:  # nobody has meanwhile
+                path.unlink(missing_ok=True)
+                excess -= size
 
 
 def _blob_folder(sha256: str) -> str:
@@ -323,12 +330,14 @@ def _reach_of(pieces: list[SharedFile]) -> int:
     """Return how many bytes there are from the start on, without a gap."""
     reached = 0
     for piece in pieces:
-        start = int(piece.name.rpartition("/")[2])
-        if start > reached:
+        if _start_of(piece) > reached:
             break
-        # A piece that begins where another one did before was sent later, and is what counts.
-        reached = start + piece.num_bytes
+        reached = max(reached, _start_of(piece) + piece.num_bytes)
     return reached
+
+
+def _start_of(piece: SharedFile) -> int:
+    return int(piece.name.rpartition("/")[2].partition("-")[0])
 
 
 def _touch(path: Path) -> None:

@@ -19,19 +19,15 @@ import fsspec
 
 from momentum_core.errors import MomentumError
 
-CONNECT_SECONDS, READ_SECONDS, MAX_TRIES = 5, 60, 3
+CONNECT_SECONDS, READ_SECONDS, MAX_TRIES = 5, 30, 3
 """How long, and how often, a store is asked before it counts as away."""
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "s3": {
-        "use_listings_cache": False,
-        "config_kwargs": {
-            "connect_timeout": CONNECT_SECONDS,
-            "read_timeout": READ_SECONDS,
-            "retries": {"max_attempts": MAX_TRIES, "mode": "standard"},
-        },
-    }
-}
+PROBE_SECONDS = 3
+"""The same where nothing is wanted but whether it is there."""
+
+PART_BYTES, NUM_PARTS = 16 << 20, 2
+"""Of a large file: what is sent at once, and held in memory for that."""
+
 
 _NOT_ATOMIC = ("file", "local", "ftp", "sftp", "ssh", "smb")
 """Where half a file can be seen."""
@@ -48,6 +44,12 @@ class StoreUnavailableError(MomentumError):
             "a few seconds, and have the operator look at the store if that does not help",
             code="storage_unavailable",
         )
+
+
+class StoreSettingError(MomentumError, ValueError):
+    """The address or the options of the object store cannot be used."""
+
+    code = "store_setting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +73,21 @@ class SharedFiles:
             options: of fsspec's file system, as `endpoint_url`, `key` and `secret` of `s3`.
 
         Raises:
-            ValueError: files would appear there before they are whole, or its driver is missing.
+            StoreSettingError: half of a file could be seen there, or its driver is missing.
         """
         protocol = url.partition("://")[0]
         if "://" not in url or protocol in _NOT_ATOMIC:
-            raise ValueError(
+            raise StoreSettingError(
                 f"MOMENTUM_STORE_URL is {url!r}; give s3://bucket/prefix, or leave it out to keep "
                 "files in MOMENTUM_DATA_DIR (which may be on a shared disk)"
             )
         try:
-            self._files, root = fsspec.core.url_to_fs(
-                url, **(_DEFAULTS.get(protocol, {}) | dict(options or {}))
-            )
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"MOMENTUM_STORE_URL is {url!r}: {error}") from error
+            self._files, root = _open(url, CONNECT_SECONDS, READ_SECONDS, MAX_TRIES, options)
+            self._probe, _ = _open(url, PROBE_SECONDS, PROBE_SECONDS, 1, options)
+        except (ImportError, ValueError, TypeError) as error:
+            raise StoreSettingError(f"MOMENTUM_STORE_URL is {url!r}: {error}") from error
         self._root = str(root).rstrip("/")
+        self._in_parts = {"chunksize": PART_BYTES} if protocol == "s3" else {}
 
     def put(self, path: Path, name: str) -> None:
         """Send a file.
@@ -97,7 +99,7 @@ class SharedFiles:
         if not path.exists():
             raise FileNotFoundError(path)
         with _asking(is_there=True):
-            self._files.put_file(str(path), self._place(name))
+            self._files.put_file(str(path), self._place(name), **self._in_parts)
 
     def put_part(self, file: BinaryIO, num_bytes: int, name: str) -> None:
         """Send the next bytes of an open file as a file of their own.
@@ -154,28 +156,40 @@ class SharedFiles:
                 except FileNotFoundError:
                     continue
 
-    def make_bucket(self) -> None:
-        """Make the bucket, if it is not there.
-
-        Raises:
-            StoreUnavailableError: that is not allowed, or no answer came.
-        """
-        bucket = self._root.partition("/")[0]
-        with _asking(is_there=True):
-            if not self._files.exists(bucket):
-                self._files.mkdir(bucket)
-
     def check(self) -> None:
-        """Ask whether there is such a bucket.
+        """Ask for the bucket, and make it if it is not there.
 
         Raises:
             StoreUnavailableError: no answer came.
         """
         with _asking(is_there=True):
-            self._files.info(self._root.partition("/")[0])
+            bucket = self._root.partition("/")[0]
+            if not self._probe.exists(bucket):
+                self._probe.mkdir(bucket)
 
     def _place(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+def _open(
+    url: str, connect: float, read: float, tries: int, options: Mapping[str, Any] | None
+) -> tuple[Any, str]:
+    """Open a store; of S3 with a patience of our own."""
+    defaults: dict[str, Any] = {}
+    if url.startswith("s3://"):
+        defaults = {
+            "use_listings_cache": False,
+            "max_concurrency": NUM_PARTS,
+            "default_block_size": PART_BYTES,
+            "config_kwargs": {
+                "connect_timeout": connect,
+                "read_timeout": read,
+                "retries": {"max_attempts": tries, "mode": "standard"},
+            },
+        }
+    files, root = fsspec.core.url_to_fs(url, **(defaults | dict(options or {})))
+    files.retries = 1  # s3fs would try five times what was tried
+    return files, str(root)
 
 
 @contextmanager

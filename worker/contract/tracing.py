@@ -63,6 +63,17 @@ def configure_tracing(part: str) -> None:
     atexit.register(provider.shutdown)
 
 
+def end_tracing() -> None:
+    """Send what there is; for processes that end without Python's own farewell."""
+    if is_traced():
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, TracerProvider):
+            provider.shutdown()
+
+
 @contextmanager
 def span(
     name: str, *, origin: Mapping[str, str] | None = None, **attributes: Any

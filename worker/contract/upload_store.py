@@ -6,11 +6,13 @@ Nothing has looked into them yet; a request that names one has it inspected as i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, and_, delete, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker.contract.database import database_now, reading
 from worker.contract.file_store import FileStore, StoredFile
@@ -59,7 +61,11 @@ class UploadStore:
             keep_seconds=self._keep_seconds,
         )
         # The file after the row: what a crash leaves is a row, which the sweep finds.
-        self._files.put_received(path, upload_id)
+        try:
+            self._files.put_received(path, upload_id)
+        except BaseException:
+            self._forget(upload_id)
+            raise
         return ReceivedFile(
             id=upload_id,
             sha256=stored.sha256,
@@ -67,6 +73,12 @@ class UploadStore:
             created_at=now,
             expires_at=now + self._keep_seconds,
         )
+
+    def _forget(self, upload_id: str) -> None:
+        """Remove what was not taken: nobody was told its id."""
+        self._files.received_path(upload_id).unlink(missing_ok=True)
+        with suppress(SQLAlchemyError), self._engine.begin() as connection:
+            connection.execute(delete(uploads).where(uploads.c.id == upload_id))
 
     def get(self, upload_id: str, *, tenant: str) -> ReceivedFile:
         """Return a file that was received and has not expired.
@@ -121,6 +133,8 @@ class UploadStore:
         expired = and_(uploads.c.kind.in_(_KINDS), uploads.c.expires_at <= database_now())
         with self._reader.connect() as connection:
             found = connection.scalars(select(uploads.c.id).where(expired)).all()
+        if found:
+            self._files.check()
         for upload_id in found:
             # The file first: what a crash leaves is a row, which the next sweep finds.
             self._files.drop_received(upload_id)
