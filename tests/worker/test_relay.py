@@ -98,7 +98,7 @@ def test_uploads_whose_time_is_over_are_dropped(redis_url, outbox, store, tmp_pa
             kept.append(uploads.keep(path, tenant="default"))
     time.sleep(0.1)
     relay_to(redis_url, outbox, uploads).sweep()
-    assert not any(each.path.exists() for each in kept)
+    assert not any(files.received_path(each.id).exists() for each in kept)
     with pytest.raises(LookupError):
         uploads.drop(kept[0].id, tenant="default")
 
