@@ -58,7 +58,7 @@ def test_a_published_checkpoint_keeps_its_accuracy_and_needs_less_memory(
 ):
     request = {
         "preprocessing": CIFAR,
-        "refinement": {"max_steps": steps} if steps else None,
+        "refinement": {"max_steps": steps, "calibrate": False} if steps else None,
         "measurement": {"repeats": 1, "rivals": False, "predict": False},
     }
     with (
@@ -120,8 +120,9 @@ def test_only_the_workers_children_ever_load_torch(service):
     location = service.submit(
         {
             "source": {"zoo": "digits_resnet26"},
-            "measurement": {"rivals": False, "predict": False},
-            "refinement": {"max_steps": 1},
+            "conversion": {"plan_memory": False},
+            "measurement": {"repeats": 1, "rivals": False, "predict": False},
+            "refinement": {"max_steps": 1, "calibrate": False},
         }
     )
     service.wait_for(location, "succeeded", seconds=240)
