@@ -150,7 +150,7 @@ class Relay:
             yield
         except (KombuError, RedisError, OSError, SQLAlchemyError, MomentumError) as error:
             if not self._failing:
-                logger.warning("broker or database do not answer: %s", error)
+                logger.warning("broker, database or object store do not answer: %s", error)
             self._failing = True
         else:
             if self._failing:

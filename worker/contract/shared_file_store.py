@@ -270,7 +270,12 @@ class SharedFileStore(FileStore):
                     self._shared.put(here[name], name)
                 except FileNotFoundError:
                     continue  # two newer ones were saved meanwhile
-            self._shared.drop(sorted(there - here.keys()))
+            # Newer ones than there are here would be another machine's, which has the job now.
+            oldest: dict[str, str] = {}
+            for name in sorted(here, reverse=True):
+                oldest[name.rpartition("/")[0]] = name
+            left = {name for name in there if name < oldest.get(name.rpartition("/")[0], "")}
+            self._shared.drop(sorted(left))
         except (StoreUnavailableError, OSError):
             logger.warning("the states of job %s are on this machine only", job_id, exc_info=True)
 

@@ -180,6 +180,13 @@ def test_a_job_goes_on_from_a_state_of_another_machine(machine, shared):
     assert saved is not None
     assert saved.values["step"] == 4
     assert saved.tensors["x"].tolist() == [4.0] * 3
+    # One that has lost the job takes nothing from whoever has it now.
+    states(b).below("student").save(Saved(tensors, {"identity": "i", "step": 5}))
+    b.share_unfinished("job")
+    b._sharing["job"].result()
+    newer = set(names(shared, "unfinished"))
+    a._send_unfinished("job")
+    assert newer <= set(names(shared, "unfinished"))
     assert a.unfinished_jobs() == b.unfinished_jobs() == ["job"]
     b.drop_unfinished("job")
     assert names(shared, "unfinished") == []
