@@ -64,6 +64,8 @@ class ObjectStore:
             self._process = subprocess.Popen(
                 [
                     *(WEED, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"),
+                    # On fixed ports unless told not to: a second store on the machine would end.
+                    *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
                     *(f"-dir={self._folder / 'files'}", f"-s3.config={self._folder / 's3.json'}"),
                     # Of the disk no more than it needs.
                     "-s3.autoCreateBucket=false",
