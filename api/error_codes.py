@@ -209,6 +209,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
         429, meaning="the tenant has as many webhooks as it may", remedy="delete one"
     ),
     # Room
+    "no_suitable_worker": _answer(
+        422,
+        meaning="the job takes a device, or more memory, than any living worker has",
+        remedy="ask for less in `worker`, or have the operator start such a worker",
+    ),
     "too_many_jobs": _answer(
         429,
         meaning="as many jobs of the tenant wait or run as may",

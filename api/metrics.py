@@ -116,6 +116,16 @@ METRICS = (
         lambda all_: [((one.name,), one.oldest_seconds or 0) for one in all_.current.queues],
     ),
     _Metric(
+        "momentum_lane_wait_seconds",
+        "The same of the jobs that any worker may do (any), and of those that ask for a device.",
+        ("queue", "lane"),
+        lambda all_: [
+            ((one.name, lane), seconds or 0)
+            for one in all_.current.queues
+            for lane, seconds in one.oldest_by_lane.items()
+        ],
+    ),
+    _Metric(
         "momentum_queue_paused",
         "Whether a queue is paused: 1 or 0.",
         ("queue",),

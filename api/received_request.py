@@ -69,6 +69,7 @@ BODY_CODES = (
     "missing_source",
     "ambiguous_source",
     "missing_preprocessing",
+    "no_suitable_worker",
     "unknown_zoo_entry",
     "zoo_unavailable",
     "library_missing",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 from api.library_names import TenantNames
 from api.problems import Problem
+from api.worker_needs import check_workers
 from momentum_core.checkpoint import DEFAULT_LIMITS, LibrarySignature, Limits, input_shape
+from momentum_core.checkpoint.signatures import is_buffer, shapes
 from momentum_core.config import Preprocessing
 from worker.contract.file_store import FileStore
 from worker.contract.intake import (
@@ -20,6 +24,7 @@ from worker.contract.job import Job, Upload
 from worker.contract.job_record import new_id
 from worker.contract.job_store import IdempotencyKey, JobStore
 from worker.contract.request import ConvertRequest, Source
+from worker.contract.worker_store import Worker
 from worker.contract.zoo import ZooEntry, is_of_library
 
 MIN_TRAINING_IMAGES = 3
@@ -37,6 +42,7 @@ class Network:
 
     architecture: str
     num_classes: int
+    num_parameters: int
     preprocessing: Preprocessing | None
     channels: int
     side: int
@@ -72,6 +78,7 @@ def submit(
     store: JobStore,
     files: FileStore,
     names: TenantNames,
+    workers: Sequence[Worker] = (),
     limits: Limits = DEFAULT_LIMITS,
     key: IdempotencyKey | None = None,
 ) -> Job:
@@ -85,6 +92,7 @@ def submit(
         store: where the job is recorded.
         files: where the files are kept.
         names: knows names of libraries.
+        workers: those that may do it; without any, that they can is not asked.
         limits: how much a file may ask for.
         key: with it, a job that was recorded meanwhile for the same request is returned.
 
@@ -93,7 +101,9 @@ def submit(
         Problem: parts or options do not go together.
         MomentumError: a file is refused; its code says why.
     """
-    examined = examine(request, checkpoint=checkpoint, data=data, names=names, limits=limits)
+    examined = examine(
+        request, checkpoint=checkpoint, data=data, names=names, workers=workers, limits=limits
+    )
     # Only now is anything kept: a refusal leaves nothing behind.
     return store.submit(
         examined.request,
@@ -110,6 +120,7 @@ def examine(
     checkpoint: Path | None,
     data: Path | None,
     names: TenantNames,
+    workers: Sequence[Worker] = (),
     limits: Limits = DEFAULT_LIMITS,
 ) -> Examined:
     """Check what was sent; nothing is kept.
@@ -119,6 +130,7 @@ def examine(
         checkpoint: the file that was sent; what was read of it is written beside it.
         data: the data set that was sent, likewise.
         names: knows names of libraries.
+        workers: those that may do it; without any, that they can is not asked.
         limits: how much a file may ask for.
 
     Raises:
@@ -142,6 +154,7 @@ def examine(
             names.signature(entry.architecture),
         )
     _check_preprocessing(network)
+    check_workers(request, network.num_parameters, workers)
     if request.num_synthetic and data is not None:
         raise Problem(
             422,
@@ -184,7 +197,25 @@ def _network(
         if signature is None
         else (signature.in_channels, signature.image_side)
     )
-    return Network(architecture, num_classes, preprocessing, channels, side)
+    return Network(
+        architecture,
+        num_classes,
+        _num_parameters(architecture, num_classes, signature),
+        preprocessing,
+        channels,
+        side,
+    )
+
+
+def _num_parameters(architecture: str, num_classes: int, signature: LibrarySignature | None) -> int:
+    if signature is None:
+        return sum(
+            prod(shape)
+            for name, shape in shapes(architecture, num_classes).items()
+            if not is_buffer(name)
+        )
+    of_classes = signature.shapes_for(num_classes).items()
+    return sum(prod(shape) for name, shape in of_classes if name not in signature.buffers)
 
 
 def _pinned(request: ConvertRequest, entry: ZooEntry) -> ConvertRequest:

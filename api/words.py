@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _WAITING = {
     "queue": "its queue is paused",
     "space": "the disk was full",
-    "worker": "it needs a newer worker",
+    "worker": "it needs another worker",
 }
 
 

@@ -31,7 +31,7 @@ def shared_data_folder() -> Path | None:
     return folder if (folder / "cifar10.npz").exists() else None
 
 
-def _absent(reason: str) -> None:
+def absent(reason: str) -> None:
     """Skip on a user's machine; fail in CI, where nothing may be missing."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"required in CI: {reason}")
@@ -68,7 +68,7 @@ def shared_data() -> Path:
     """The folder of real checkpoints and data beside the project."""
     folder = shared_data_folder()
     if folder is None:
-        _absent("no shared data in ../shared/data; set MOMENTUM_SHARED_DATA")
+        absent("no shared data in ../shared/data; set MOMENTUM_SHARED_DATA")
     assert folder is not None
     return folder
 
@@ -77,7 +77,7 @@ def shared_data() -> Path:
 def redis_url() -> Iterator[str]:
     """URL of the machine's Redis, in a database that is emptied before and after."""
     if not _is_listening(REDIS_ADDRESS):
-        _absent("no Redis on 127.0.0.1:6379")
+        absent("no Redis on 127.0.0.1:6379")
     import redis
 
     number = _lock_free_redis_database()
@@ -128,7 +128,7 @@ def object_store(tmp_path_factory) -> Iterator[ObjectStore]:
 def postgres() -> None:
     """PostgreSQL is there."""
     if not _is_listening(POSTGRES_ADDRESS):
-        _absent("no PostgreSQL on 127.0.0.1:5432")
+        absent("no PostgreSQL on 127.0.0.1:5432")
 
 
 @pytest.fixture

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from momentum_core.errors import ConfigError
 from worker.contract.worker_store import Device
+
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,7 +50,24 @@ def memory_of(device: torch.device) -> int:
     """Return all the memory that a device has, in bytes."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min((machine, *_group_limits()))
+
+
+def _group_limits() -> Iterator[int]:
+    """Yield the memory limits of this process's control groups (v2): a container's, for one."""
+    try:
+        own = Path("/proc/self/cgroup").read_text()
+    except OSError:
+        return
+    for line in own.splitlines():
+        number, _, path = line.partition("::")
+        if number != "0":
+            continue  # of version 1
+        folder = _CONTROL_GROUPS / path.strip().lstrip("/")
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # no limit is the word "max"
+                yield int((group / "memory.max").read_text())
 
 
 def device_facts(device: torch.device) -> Device:

@@ -19,8 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker import worker_name
 from worker.contract.database import open_database
+from worker.contract.messages import CONVERT_QUEUE, queue_of
 from worker.contract.settings import Settings
-from worker.contract.worker_store import Device, WorkerStore
+from worker.contract.worker_store import Device, WorkerStore, kind_of
 
 BEAT_SECONDS = 2.0
 DESCRIBE_SECONDS, MAX_DESCRIPTIONS = 0.5, 120
@@ -56,6 +57,7 @@ class Presence(bootsteps.StartStopStep):
 
     def _live(self, worker: Any, queues: list[str]) -> None:
         entry, is_failing, rests = _Entry(worker_name(os.getpid()), queues), False, False
+        heard = list(queues)
         while True:
             try:
                 if self._stopped.is_set():
@@ -63,7 +65,12 @@ class Presence(bootsteps.StartStopStep):
                 elif entry.beat() != rests:
                     rests = not rests
                     logger.warning("this worker %s", "takes no new job" if rests else "takes jobs")
-                    _listen(worker.consumer, queues, wanted=not rests)
+                    _listen(worker.consumer, heard, wanted=not rests)
+                # Known once the process that computes has found it.
+                if (lane := entry.lane) is not None and lane not in heard:
+                    heard.append(lane)
+                    if not rests:
+                        _listen(worker.consumer, [lane], wanted=True)
             except SQLAlchemyError as error:
                 if not is_failing:
                     logger.warning("this worker looks silent: no record answers (%s)", error)
@@ -96,6 +103,13 @@ class _Entry:
             return False
         self._device = known.device
         return known.is_draining
+
+    @property
+    def lane(self) -> str | None:
+        """The queue of jobs for this worker's kind of device alone, if it takes jobs."""
+        if self._device is None or CONVERT_QUEUE not in self._queues:
+            return None
+        return queue_of(kind_of(self._device.name))
 
     def remove(self) -> None:
         if self._workers is not None:

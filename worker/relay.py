@@ -31,10 +31,10 @@ from worker.contract.inspection import InspectionStore
 from worker.contract.job_store import JobStore
 from worker.contract.lease_watch import LeaseWatch
 from worker.contract.messages import (
-    CONVERT_QUEUE,
     CONVERT_TASK,
     INSPECT_QUEUE,
     INSPECT_TASK,
+    queue_of,
 )
 from worker.contract.outbox import Outbox
 from worker.contract.process_logs import configure_logging
@@ -110,7 +110,7 @@ class Relay:
             self._inspections.mark_sent(inspection_id)
         for message in self._outbox.waiting():
             reach("relay.unsent")
-            self._send(CONVERT_TASK, message.job_id, CONVERT_QUEUE)
+            self._send(CONVERT_TASK, message.job_id, queue_of(message.lane))
             reach("relay.sent")
             self._outbox.mark_sent(message)
 
@@ -135,10 +135,10 @@ class Relay:
         if dropped := self._uploads.drop_expired():
             logger.info("%d uploads have expired", dropped)
 
-    def _num_at_broker(self) -> int:
+    def _num_at_broker(self, lane: str) -> int:
         with self._app.connection_or_acquire() as connection:
             try:
-                declared = connection.default_channel.queue_declare(CONVERT_QUEUE, passive=True)
+                declared = connection.default_channel.queue_declare(queue_of(lane), passive=True)
             except ChannelError:
                 return 0  # the queue does not exist: it is empty
             return int(declared.message_count)

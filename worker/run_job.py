@@ -99,16 +99,17 @@ def create_services(settings: Settings, *, worker: str) -> Services:
 
 
 def run_job(job_id: str, services: Services) -> None:
-    """Claim a job and carry it out; do nothing if it is not to be had.
+    """Claim the job whose turn it is and carry it out; do nothing if there is none.
 
     Args:
-        job_id: which one.
+        job_id: whose message came.
         services: connections of this process.
     """
     claim = services.claims.claim(job_id, worker=services.worker)
     if claim is None:
-        logger.info("job %s is not to be had: it runs elsewhere, or it has ended", job_id)
+        logger.info("job %s was announced, and there is nothing to do for this worker", job_id)
         return
+    job_id = claim.job_id
     ids = {JOB_ID: job_id, **(claim.origin or {})}
     facts = {"job_id": job_id, "attempt": claim.attempt, "worker": claim.worker}
     with at_work(ids), span("job", origin=ids, **facts), JobLog(services.logs, claim):

@@ -47,6 +47,8 @@ def convert(
     architecture: str | None = None,
     preprocessing: Options | None = None,
     labelled: bool | None = None,
+    worker: Options | None = None,
+    priority: Literal["high", "normal", "low"] | None = None,
     seed: int | None = None,
     name: str | None = None,
     tags: Iterable[str] = (),
@@ -74,6 +76,8 @@ def convert(
         architecture: what the checkpoint is; found from names and shapes without it.
         preprocessing: `mean` and `std`, a number for each channel, for pixels in 0..1.
         labelled: False takes the original's answers as the measure, though there are labels.
+        worker: what it asks of its worker: `device` (`cpu`, `cuda`), `memory_bytes`.
+        priority: which of your jobs is taken first.
         seed: of every random choice.
         name: free text to find the job by.
         tags: words to find jobs by.
@@ -94,6 +98,8 @@ def convert(
         task=task,
         architecture=architecture,
         preprocessing=preprocessing,
+        worker=worker,
+        priority=priority,
         seed=seed,
         name=name,
         tags=tags,
@@ -172,6 +178,8 @@ def options_of(
     task: str | None = None,
     architecture: str | None = None,
     preprocessing: Options | None = None,
+    worker: Options | None = None,
+    priority: str | None = None,
     seed: int | None = None,
     name: str | None = None,
     tags: Iterable[str] = (),
@@ -190,10 +198,11 @@ def options_of(
         "measurement": _given(measurement),
         "finetuning": tuned,
         "preprocessing": _given(preprocessing),
+        "worker": _given(worker),
         "tags": list(tags),
     }
     request = {name: each for name, each in sections.items() if each}
-    request |= _known(task=task, architecture=architecture, seed=seed, name=name)
+    request |= _known(task=task, architecture=architecture, priority=priority, seed=seed, name=name)
     if refinement is False:
         if goal is not None or max_steps is not None:
             raise ApiError(

@@ -18,7 +18,7 @@ from api.commands.summary import print_inspection
 if TYPE_CHECKING:
     from api.client import Client, Job
 
-_SECTIONS = ("conversion", "measurement", "refinement", "finetuning")
+_SECTIONS = ("conversion", "measurement", "refinement", "finetuning", "worker")
 
 
 Source = Annotated[
@@ -73,6 +73,9 @@ def convert(
     mean: Mean = None,
     std: Std = None,
     option: Set = None,
+    priority: Annotated[
+        str | None, typer.Option(help="Which of your jobs is taken first: high, normal or low.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of every random choice.")] = None,
     name: Annotated[str | None, typer.Option(help="Free text to find the job by.")] = None,
     tag: Annotated[
@@ -93,7 +96,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint or a zoo entry; print the job's id, or follow it to its end."""
     asked = _asked(option, gamma, goal, max_steps, refine, finetune, architecture, mean, std)
-    asked |= {"seed": seed, "name": name, "tags": tag or ()}
+    asked |= {"priority": priority, "seed": seed, "name": name, "tags": tag or ()}
     if local:
         from api.commands.local_conversion import convert_here
 
@@ -161,6 +164,7 @@ def _asked(
         "conversion": sections["conversion"],
         "measurement": sections["measurement"],
         "finetuning": sections["finetuning"],
+        "worker": sections["worker"],
         "task": "finetune" if finetune else None,
         "architecture": architecture,
         "preprocessing": _preprocessing(mean, std),

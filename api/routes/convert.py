@@ -90,6 +90,7 @@ def _submit_once(
         store=service.store,
         files=service.files,
         names=service.names.of(tenant),
+        workers=service.workers.all(),
         limits=service.settings.limits,
         key=key,
     )

@@ -109,6 +109,7 @@ def _examine(
         checkpoint=files.get("checkpoint"),
         data=files.get("data"),
         names=service.names.of(tenant),
+        workers=service.workers.all(),
         limits=service.settings.limits,
     )
 

@@ -46,8 +46,8 @@ class JobSummary(BaseModel):
     )
     waiting_for: str | None = Field(
         description="What a queued job waits for besides a free worker: `queue`, which is paused; "
-        "`space` on the disk, which was full; a newer `worker`, as those there do not know what it "
-        "asks for. It goes on by itself.",
+        "`space` on the disk, which was full; another `worker`, as those that saw it do not know "
+        "what it asks for, or have too little memory. It goes on by itself.",
         examples=["queue"],
     )
     retry_of: str | None = Field(description="The job whose request this one repeats.")

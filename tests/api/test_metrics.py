@@ -15,7 +15,7 @@ from tests.api.test_keys import ZOO, bearer
 from worker.contract.collector import Collector
 from worker.contract.job import JobError, Stage
 from worker.contract.key_store import Scope
-from worker.contract.messages import CONVERT_QUEUE
+from worker.contract.messages import CONVERT_QUEUE, LANES
 from worker.contract.settings import Settings
 from worker.contract.tables import events, jobs, workers
 from worker.contract.worker_store import SILENT_SECONDS, Device
@@ -59,8 +59,8 @@ def key(name: str, **labels: str) -> tuple:
     return name.removeprefix("momentum_"), *sorted(labels.items())
 
 
-def submit(client, headers=None) -> str:
-    return client.post("/convert", json=ZOO, headers=headers).json()["id"]
+def submit(client, headers=None, **options) -> str:
+    return client.post("/convert", json=ZOO | options, headers=headers).json()["id"]
 
 
 @pytest.fixture
@@ -124,6 +124,7 @@ def test_jobs_are_counted_by_where_they_are(client, service, claims):
     for job_id in ids[3:6]:
         client.post(f"/jobs/{job_id}/cancel")
     claims.claim(ids[6], worker="w")
+    submit(client, worker={"device": "cuda"})
     with service.store.engine.begin() as connection:
         for job_id, seconds in ((ids[6], 5000), (ids[7], 700), (ids[8], 10)):
             asked_for = time.time() - seconds
@@ -133,8 +134,12 @@ def test_jobs_are_counted_by_where_they_are(client, service, claims):
     assert found[key("momentum_jobs_finished_total", state="failed")] == 2
     assert found[key("momentum_jobs_finished_total", state="cancelled")] == 3
     assert found[key("momentum_jobs_running", **QUEUE)] == 1
-    assert found[key("momentum_jobs_queued", **QUEUE)] == 2
+    assert found[key("momentum_jobs_queued", **QUEUE)] == 3
     assert found[key("momentum_queue_wait_seconds", **QUEUE)] == pytest.approx(700, abs=10)
+    waits = {lane: key("momentum_lane_wait_seconds", **QUEUE, lane=lane) for lane in LANES}
+    assert found[waits["any"]] == pytest.approx(700, abs=10)
+    assert 0 < found[waits["cuda"]] < 10
+    assert found[waits["cpu"]] == 0
 
 
 def test_a_paused_queue_is_told(client, service):
@@ -295,8 +300,8 @@ def test_two_api_processes_tell_the_same(client, application, settings, end):
     with served(second) as other:
         here, there = samples(client), samples(other)
     second.state.service.store.engine.dispose()
-    for changing in ("queue_wait_seconds", "disk_free_bytes"):
-        [name] = [one for one in here if one[0] == changing]
+    changing = ("queue_wait_seconds", "lane_wait_seconds", "disk_free_bytes")
+    for name in [one for one in here if one[0] in changing]:
         assert there.pop(name) == pytest.approx(here.pop(name), abs=10, rel=0.1)
     assert here == there
     assert here[key("momentum_jobs_finished_total", state="succeeded")] == 1

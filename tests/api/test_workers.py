@@ -68,3 +68,57 @@ def test_a_tenant_sees_that_a_worker_is_busy_and_not_with_whose_job(
     assert [one["busy"] for one in seen] == [True, True, True]
     assert [one["current_job"] for one in seen] == [job, None, job]
     assert job not in client.get("/workers", headers=other).text
+
+
+def test_what_no_worker_has_is_refused_at_once_with_the_reason(client, worker):
+    """With what there is, for whoever has to ask for less."""
+    asked = {
+        "cpu": (ZOO | {"worker": {"device": "cpu"}}, "a worker on cpu, and there is none"),
+        "memory": (
+            ZOO | {"worker": {"memory_bytes": 80_000_000_000}},
+            "a worker with 80,000,000,000 bytes of memory, and none has so much",
+        ),
+    }
+    for request, reason in asked.values():
+        for path in ("/convert", "/inspect"):
+            detail = problem_of(client.post(path, json=request), 422, "no_suitable_worker")
+            assert reason in detail
+            assert "(there is cuda with 25,769,803,776 bytes)" in detail
+    assert client.get("/jobs").json()["jobs"] == [], "nothing is kept of it"
+    fitting = {"worker": {"device": "cuda", "memory_bytes": 24 << 30}, "priority": "high"}
+    job = client.post("/convert", json=ZOO | fitting)
+    assert job.status_code == 202
+    assert job.json()["request"]["worker"] == fitting["worker"]
+
+
+def test_a_network_that_fits_no_worker_is_refused(client, service):
+    service.workers.announce(NAME, queues=[CONVERT_QUEUE], version="1", torch_version="2")
+    # Of one that has just started it is not known what it has.
+    assert client.post("/convert", json=ZOO).status_code == 202
+    # 25,557,032 parameters: weights of teacher and student, and gradients, 4 bytes each.
+    least = 3 * 4 * 25_557_032
+    for memory_bytes, refinement, status in (
+        (least, {}, 202),
+        (least - 1, {}, 422),
+        (least - 1, None, 202),
+    ):
+        device = Device(name="cpu", model="m", memory_bytes=memory_bytes, num_threads=1)
+        assert service.workers.describe(NAME, device)
+        request = {"source": {"zoo": "resnet50"}, "refinement": refinement}
+        answer = client.post("/convert", json=request)
+        assert answer.status_code == status, answer.text
+    assert (
+        "25,557,032 parameters takes more than 306,684,384 bytes"
+        in client.post("/convert", json={"source": {"zoo": "resnet50"}}).json()["detail"]
+    )
+
+
+def test_a_worker_that_is_gone_refuses_nothing(client, service):
+    """The operator may be about to start others."""
+    assert client.post("/convert", json=ZOO | {"worker": {"device": "cuda"}}).status_code == 202
+
+
+def test_a_need_that_is_none_is_refused(client):
+    for worker in ({"memory_bytes": 0}, {"device": "tpu"}, {"gpu": True}):
+        problem_of(client.post("/convert", json=ZOO | {"worker": worker}), 422, "invalid_request")
+    problem_of(client.post("/convert", json=ZOO | {"priority": "top"}), 422, "invalid_request")

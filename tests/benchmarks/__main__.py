@@ -12,10 +12,12 @@ from tests.benchmarks import (
     core,
     fidelity,
     finetune,
+    machines,
     memory,
     memory_report,
     refine,
     resumption,
+    scale,
     service,
 )
 from tests.benchmarks.claims import Part
@@ -28,6 +30,8 @@ PARTS: dict[str, Part] = {
     "finetune": finetune.run,
     "resumption": resumption.run,
     "service": service.run,
+    "scale": scale.run,
+    "machines": machines.run,
     "memory": memory.run,
     "peaks": memory.run_peaks,
     "memory-report": memory_report.run,

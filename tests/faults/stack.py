@@ -149,6 +149,31 @@ class Stack(Serving):
         self._workers.append(process)
         return process
 
+    @contextmanager
+    def another_api(self, **environment: str) -> Iterator[httpx.Client]:
+        """Have a second API process beside that of the service."""
+        port = free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api.server", "--port", str(port)],
+            env=self.worker_environment() | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+
+                def answers() -> bool:
+                    try:
+                        return client.get("/healthz").is_success
+                    except httpx.TransportError:
+                        return False
+
+                wait_until(answers, "the other API does not start", seconds=60)
+                yield client
+        finally:
+            process.kill()
+            process.wait()
+
     def worker_environment(self) -> dict[str, str]:
         """The environment of the service's processes."""
         environ = Path(f"/proc/{self.pid('relay')}/environ").read_bytes().split(b"\0")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.faults.stack import SMALL, Stack, free_port, small_job, stack, wait_until
+from tests.faults.stack import SMALL, Stack, small_job, stack, wait_until
 from tests.faults.test_disk import ENTRY
 from tests.object_store import ObjectStore
 
@@ -48,37 +44,12 @@ def elsewhere(service: Stack, folder: Path) -> dict[str, str]:
     return record | {"MOMENTUM_DATA_DIR": str(folder)}
 
 
-@contextmanager
-def another_api(service: Stack, folder: Path) -> Iterator[httpx.Client]:
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api.server", "--port", str(port)],
-        env=service.worker_environment() | elsewhere(service, folder),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-
-            def answers() -> bool:
-                try:
-                    return client.get("/healthz").is_success
-                except httpx.TransportError:
-                    return False
-
-            wait_until(answers, "the other API does not start", seconds=60)
-            yield client
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_no_machine_needs_the_disk_of_another(service: Stack, tmp_path):
     """Sent in pieces to two APIs, converted by two workers, one of which dies; had from both."""
     content = ENTRY.read_bytes()
     third = len(content) // 3
     service.end_worker()
-    with another_api(service, tmp_path / "api") as other:
+    with service.another_api(**elsewhere(service, tmp_path / "api")) as other:
         begun = service.client.post("/uploads", headers=TUS | {"Upload-Length": str(len(content))})
         url = begun.headers["location"]
         for number, client in enumerate((service.client, other, service.client)):

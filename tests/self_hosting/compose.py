@@ -10,17 +10,18 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.conftest import ROOT
+from tests.faults.stack import free_port
+from tests.postgres_server import PostgresServer
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -47,32 +48,27 @@ def variables() -> set[str]:
     return {one[1] for one in _VARIABLE.finditer(COMPOSE_FILE.read_text())}
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 class Composed:
     """The services without a profile, as processes."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.services = {
             name: one for name, one in compose()["services"].items() if "profiles" not in one
         }
         self.port, self._broker_port = free_port(), free_port()
-        self._database_url = database_url
+        self.database: PostgresServer | None = None
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        # This machine's PostgreSQL stands for the service `database`.
-        self._done = {"database"}
+        self._done: set[str] = set()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def up(self) -> None:
-        """Start all services in the order of what they depend on."""
-        while waiting := [name for name in self.services if name not in self._done]:
+    def up(self, *names: str) -> None:
+        """Start services in the order of what they depend on: those that are named, or all."""
+        wanted = self._with_needed(names) if names else list(self.services)
+        while waiting := [name for name in wanted if name not in self._done]:
             ready = [
                 name
                 for name in waiting
@@ -82,6 +78,12 @@ class Composed:
             for name in ready:
                 self._start_first(name)
                 self._done.add(name)
+
+    def _with_needed(self, names: Iterable[str]) -> list[str]:
+        found: list[str] = []
+        for name in names:
+            found += [*self._with_needed(self.services[name].get("depends_on", {})), name]
+        return list(dict.fromkeys(found))
 
     def _start_first(self, name: str) -> None:
         service = self.services[name]
@@ -98,6 +100,10 @@ class Composed:
             self.wait_until_healthy(name)
 
     def start(self, name: str) -> None:
+        """Start a service, with what it had if it ran before."""
+        if name == "database":
+            self._start_database()
+            return
         with (self.folder / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 self._command(name),
@@ -110,6 +116,10 @@ class Composed:
 
     def kill(self, name: str) -> None:
         """Kill a service with everything that it started, as a container ends."""
+        if name == "database":
+            assert self.database is not None
+            self.database.kill()
+            return
         os.killpg(self._running[name].pid, signal.SIGKILL)
         self._running[name].wait()
 
@@ -129,6 +139,8 @@ class Composed:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        if self.database is not None:
+            self.database.remove()
 
     def wait_until_healthy(self, name: str, seconds: float = 120) -> None:
         test = self.services[name]["healthcheck"]["test"]
@@ -143,11 +155,14 @@ class Composed:
             if done.returncode == 0:
                 return
             told = (done.stdout + done.stderr).decode()
-            assert self._running[name].poll() is None, f"{name} has ended: {self.log(name)}"
+            if name in self._running:
+                assert self._running[name].poll() is None, f"{name} has ended: {self.log(name)}"
             assert time.monotonic() < until, f"{name} is not healthy: {told} {self.log(name)}"
             time.sleep(0.5)
 
     def log(self, name: str) -> str:
+        if name == "database":
+            return ""
         return (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
 
     def volume(self, name: str) -> Path:
@@ -163,8 +178,21 @@ class Composed:
         assert "@broker:6379/" in told
         _overwrite(broker, told.replace("@broker:6379/", f"@127.0.0.1:{self._broker_port}/"))
         database = secrets / "momentum_database_url"
-        assert "@database:5432/" in database.read_text()
-        _overwrite(database, self._database_url)
+        told = database.read_text()
+        assert "@database:5432/" in told
+        self._database_port = free_port()
+        _overwrite(database, told.replace("@database:5432/", f"@127.0.0.1:{self._database_port}/"))
+
+    def _start_database(self) -> None:
+        """Stand for the image's entry point, which makes the user and the database."""
+        if self.database is None:
+            told = self._environment("database")
+            self.database = PostgresServer(
+                user=told["POSTGRES_USER"],
+                password=Path(told["POSTGRES_PASSWORD_FILE"]).read_text(),
+                port=self._database_port,
+            )
+        self.database.start()
 
     def _command(self, name: str) -> list[str]:
         return self._words(name, self.services[name]["command"])
@@ -180,6 +208,9 @@ class Composed:
 
     def _words(self, name: str, words: list[str]) -> list[str]:
         found = [self._word(name, str(word)) for word in words]
+        if found[0] == "pg_isready":
+            assert self.database is not None
+            found = [self.database.program(found[0]), "--port", str(self.database.port), *found[1:]]
         if found[0] in ("valkey-server", "valkey-cli"):
             found[0] = _broker_program(found[0])
             if found[0].endswith("cli"):

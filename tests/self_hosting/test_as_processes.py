@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import runpy
+import subprocess
+import tarfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, absent
+from tests.postgres_server import find_programs
 from tests.self_hosting.compose import Composed
 from worker.contract.settings import Settings
 
-pytestmark = [pytest.mark.postgres, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 make_secrets = runpy.run_path(str(ROOT / "docker" / "make_secrets.py"))["make"]
 JOB = {
@@ -23,17 +28,31 @@ JOB = {
     "measurement": {"repeats": 1, "batch_size": 8, "rivals": False, "predict": False},
     "refinement": {"max_steps": 3, "batch_size": 64, "goal": None, "calibrate": False},
 }
+LONG = JOB | {"refinement": JOB["refinement"] | {"max_steps": 300}}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("compose")
+@pytest.fixture(scope="session")
+def postgres_programs() -> None:
+    """This machine has PostgreSQL's programs."""
+    if find_programs() is None:
+        absent("no PostgreSQL programs in /usr/lib/postgresql or the PATH")
 
 
 @pytest.fixture
-def composed(folder, postgres_url):
-    found = Composed(folder, postgres_url)
+def composed(tmp_path, postgres_programs) -> Iterator[Composed]:
+    with running(tmp_path / "compose") as found:
+        yield found
+
+
+@contextmanager
+def running(folder: Path, *, restored: Path | None = None) -> Iterator[Composed]:
+    """Run the services, on what a backup has if one is named."""
+    folder.mkdir()
+    found = Composed(folder)
     try:
+        if restored is not None:
+            found.up("database")
+            _restore(found, restored)
         found.up()
         yield found
     finally:
@@ -53,25 +72,27 @@ class Client:
         """Leave."""
         self.http.close()
 
-    def submit(self) -> str:
+    def submit(self, job: dict = JOB) -> str:
         """Ask for a job, again and again while nobody answers."""
         until = time.monotonic() + 60
         key = {"Idempotency-Key": os.urandom(16).hex()}
         while True:
             try:
-                answer = self.http.post("/convert", json=JOB, headers=key)
-                assert answer.status_code == 202, answer.text
-                return str(answer.json()["id"])
+                answer = self.http.post("/convert", json=job, headers=key)
+                if answer.status_code == 202:
+                    return str(answer.json()["id"])
+                assert answer.json()["code"] == "database_unavailable", answer.text
             except httpx.TransportError:
-                assert time.monotonic() < until
-                time.sleep(0.5)
+                pass
+            assert time.monotonic() < until
+            time.sleep(0.5)
 
     def wait(self, job_id: str, seconds: float = 120) -> dict:
         until = time.monotonic() + seconds
         while True:
             try:
                 job = self.http.get(f"/jobs/{job_id}").json()
-                if job["state"] in ("succeeded", "failed", "cancelled"):
+                if job.get("state") in ("succeeded", "failed", "cancelled"):
                     return job
             except httpx.TransportError:
                 job = {}
@@ -89,15 +110,15 @@ def _kill_each(composed: Composed, client: Client) -> None:
     inspected = client.http.post("/inspect", json=JOB)
     assert inspected.status_code in (200, 202)
     finished = [client.wait(client.submit())]
-    for name in ("broker", "api", "relay", "worker-cpu", "inspection"):
+    for name in ("broker", "database", "api", "relay", "worker-cpu", "inspection"):
         before = client.submit()
         composed.kill(name)
-        if name != "api":
+        if name not in ("api", "database"):
             during = client.submit()  # it is taken while the service is away
         composed.start(name)
         if "healthcheck" in composed.services[name]:
             composed.wait_until_healthy(name)
-        if name == "api":
+        if name in ("api", "database"):
             during = client.submit()
         finished += [client.wait(before), client.wait(during)]
     assert [one["state"] for one in finished] == ["succeeded"] * len(finished)
@@ -115,6 +136,66 @@ def _kill_each(composed: Composed, client: Client) -> None:
     started = time.monotonic()
     composed.stop("worker-cpu", seconds=60)
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.slow
+def test_a_backup_that_was_taken_while_jobs_ran_is_all_there_is_needed(tmp_path, postgres_programs):
+    """As docs/self-hosting.md says: the record, then the files, into an empty installation."""
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    with running(tmp_path / "first") as first, closing(Client(first)) as client:
+        finished = client.wait(client.submit())
+        undisturbed = client.wait(client.submit(LONG), 300)
+        runs = client.submit(LONG)
+        waits = client.submit()
+        until = time.monotonic() + 120
+        while client.http.get(f"/jobs/{runs}").json()["stage"] != "refining":
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        time.sleep(2)  # until it has kept a state
+        _back_up(first, backup)
+        key = client.http.headers["Authorization"]
+    with (
+        running(tmp_path / "second", restored=backup) as second,
+        closing(Client(second)) as client,
+    ):
+        # Keys are in the record.
+        assert client.http.headers["Authorization"] == key
+        ended = {job_id: client.wait(job_id, 300) for job_id in (finished["id"], runs, waits)}
+        assert {one["state"] for one in ended.values()} == {"succeeded"}
+        assert ended[finished["id"]]["artifacts"] == finished["artifacts"]
+        for job_id, one in ended.items():
+            for file in one["artifacts"]:
+                assert client.http.get(file["url"]).status_code == 200, (job_id, file)
+        report = client.http.get(f"/jobs/{runs}/report").json()
+        assert report["refinement"]["resumed_at"][0] > 0
+        assert weights(ended[runs]) == weights(undisturbed)
+        # The new installation works.
+        assert client.wait(client.submit())["state"] == "succeeded"
+
+
+def weights(job: dict) -> str:
+    return next(one["sha256"] for one in job["artifacts"] if one["name"] == "model.safetensors")
+
+
+def _back_up(composed: Composed, folder: Path) -> None:
+    server = composed.database
+    assert server is not None
+    dump = [server.program("pg_dump"), "--username", "momentum", "--format", "custom", "momentum"]
+    with (folder / "momentum.dump").open("wb") as file:
+        subprocess.run(dump, env=os.environ | server.environment, stdout=file, check=True)
+    with tarfile.open(folder / "momentum-data.tar", "w") as archive:
+        archive.add(composed.volume("data"), "data")
+
+
+def _restore(composed: Composed, folder: Path) -> None:
+    server = composed.database
+    assert server is not None
+    restore = [server.program("pg_restore"), "--username", "momentum", "--dbname", "momentum"]
+    with (folder / "momentum.dump").open("rb") as file:
+        subprocess.run(restore, env=os.environ | server.environment, stdin=file, check=True)
+    with tarfile.open(folder / "momentum-data.tar") as archive:
+        archive.extractall(composed.volume("data").parent, filter="tar")
 
 
 def test_a_second_start_finds_the_secrets_of_the_first(tmp_path):

@@ -101,7 +101,7 @@ class Job:
     """Whether it is to stop; a running job does so within seconds."""
     waiting_for: str | None
     """What a queued job waits for besides a free worker: `queue`, which is paused; `space` on the
-    disk; a newer `worker`."""
+    disk; another `worker`, newer or with more memory."""
     retry_of: str | None
     """The job whose request this one repeats."""
 

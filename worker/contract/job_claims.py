@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, not_, select, update
 
 from momentum_core.failpoints import reach, record_execution
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
+from worker.contract.job_choice import choose_job, doable_by
 from worker.contract.job_record import announce, cancelled, change_job, read_job, read_upload
 from worker.contract.queue_store import (
     WAITING_FOR_SPACE,
@@ -21,7 +22,6 @@ from worker.contract.queue_store import (
     is_draining,
     is_paused,
 )
-from worker.contract.request import REQUEST_VERSION
 from worker.contract.tables import artifacts, events, jobs, uploads
 
 MAX_SPACE_WAITS = 10
@@ -46,25 +46,33 @@ class JobClaims:
         self._lease_seconds = lease_seconds
 
     def claim(self, job_id: str, *, worker: str) -> Claim | None:
-        """Take a job that is queued.
+        """Take the queued job whose turn it is, as a message says that there are some.
+
+        Args:
+            job_id: whose message it was; there may be others of its lane whose turn comes first.
+            worker: who takes it.
 
         Returns:
-            The claim, or None if the job is not to be had: a repeated message changes nothing. Nor
-            is it while its queue is paused, for a worker that is draining, or one that is older
-            than the API that took the request.
+            The claim, or None if there is none to be had: a repeated message changes nothing. Nor
+            is one while the queue is paused, for a worker that is draining, or if what is left
+            needs a newer or a larger worker.
         """
-        queued = and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
         with self.engine.begin() as connection:
             if is_paused(connection):
                 return None  # the relay announces it again once the queue goes on
             if is_draining(connection, worker):
                 _leave_to_others(connection, job_id)
                 return None
-            if _is_too_new(connection, job_id):
+            lane = connection.scalar(select(jobs.c.lane).where(jobs.c.id == job_id))
+            if lane is None:
+                return None
+            chosen = choose_job(connection, job_id, lane, worker=worker)
+            if chosen is None:
+                _leave_to_better(connection, job_id, worker)
                 return None
             row = change_job(
                 connection,
-                queued,
+                and_(jobs.c.id == chosen, jobs.c.state == JobState.QUEUED),
                 {
                     "state": JobState.RUNNING,
                     "stage": None,
@@ -248,18 +256,16 @@ class JobClaims:
                 raise ClaimLostError
 
 
-def _is_too_new(connection: Connection, job_id: str) -> bool:
-    """Return whether a job asks for what this program does not know yet; it then waits."""
-    too_new = and_(
+def _leave_to_better(connection: Connection, job_id: str, worker: str) -> None:
+    """Say of a job that it waits for another worker, if it asks for more than this one has."""
+    beyond = and_(
         jobs.c.id == job_id,
         jobs.c.state == JobState.QUEUED,
-        jobs.c.request_version > REQUEST_VERSION,
+        jobs.c.waiting_for.is_(None),
+        not_(doable_by(worker)),
     )
-    found = connection.execute(select(jobs.c.waiting_for).where(too_new)).one_or_none()
-    if found is not None and found.waiting_for != WAITING_FOR_WORKER:
-        reason = {"waiting_for": WAITING_FOR_WORKER}
-        change_job(connection, too_new, reason, kind="waiting", data=reason)
-    return found is not None
+    reason = {"waiting_for": WAITING_FOR_WORKER}
+    change_job(connection, beyond, reason, kind="waiting", data=reason)
 
 
 def _leave_to_others(connection: Connection, job_id: str) -> None:

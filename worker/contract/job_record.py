@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, u
 from worker.contract.database import database_now
 from worker.contract.job import Job, JobError, JobState, Stage, Upload
 from worker.contract.origin import origin
-from worker.contract.request import REQUEST_VERSION, ConvertRequest
+from worker.contract.request import PRIORITIES, ConvertRequest
 from worker.contract.tables import events, job_tags, jobs, outbox, uploads
 from worker.contract.webhook_messages import note_messages
 
@@ -190,7 +190,10 @@ def record_job(
         "fence": 0,
         "cancel_requested": False,
         "revision": 0,
-        "request_version": REQUEST_VERSION,
+        "request_version": request.version,
+        "lane": request.worker.device or "any",
+        "memory_bytes": request.worker.memory_bytes,
+        "priority_rank": PRIORITIES.index(request.priority),
         "created_at": now,
         "origin": origin(),
     }

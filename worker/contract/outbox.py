@@ -32,6 +32,8 @@ class Message:
 
     id: int
     job_id: str
+    lane: str
+    """Of the job."""
 
 
 class Outbox:
@@ -44,13 +46,14 @@ class Outbox:
     def waiting(self) -> list[Message]:
         """Return messages that were not sent yet, oldest first."""
         query = (
-            select(outbox.c.id, outbox.c.job_id)
+            select(outbox.c.id, outbox.c.job_id, jobs.c.lane)
+            .join(jobs, jobs.c.id == outbox.c.job_id)
             .where(outbox.c.sent_at.is_(None))
             .order_by(outbox.c.id)
             .limit(MAX_MESSAGES)
         )
         with self._reader.connect() as connection:
-            return [Message(row.id, row.job_id) for row in connection.execute(query)]
+            return [Message(row.id, row.job_id, row.lane) for row in connection.execute(query)]
 
     def mark_sent(self, message: Message) -> None:
         """Record that a message is with the broker."""
@@ -104,14 +107,16 @@ class Outbox:
                     num_resumed += 1
         return num_resumed
 
-    def announce_again(self, *, num_at_broker: Callable[[], int], older_than_seconds: float) -> int:
+    def announce_again(
+        self, *, num_at_broker: Callable[[str], int], older_than_seconds: float
+    ) -> int:
         """Put queued jobs whose message the broker lost into the outbox once more.
 
         Which ones are lost cannot be seen, only that the broker holds fewer messages than jobs
         wait. A message too many wakes a worker for nothing, and changes nothing.
 
         Args:
-            num_at_broker: counts the messages that the broker holds; asked only if jobs wait.
+            num_at_broker: counts a lane's messages that the broker holds; asked only if jobs wait.
             older_than_seconds: younger messages are left alone: they may be on their way.
 
         Returns:
@@ -119,18 +124,20 @@ class Outbox:
         """
         last_sent = select(func.max(outbox.c.sent_at)).where(outbox.c.job_id == jobs.c.id)
         unsent = select(outbox.c.id).where(outbox.c.job_id == jobs.c.id, outbox.c.sent_at.is_(None))
-        # What waits for its queue or for space is announced when that is there; a newer worker,
+        # What waits for its queue or for space is announced when that is there; a better worker,
         # for which others wait, may come at any time.
         is_announced = or_(jobs.c.waiting_for.is_(None), jobs.c.waiting_for == WAITING_FOR_WORKER)
         waits = and_(jobs.c.state == JobState.QUEUED, is_announced)
         queued = and_(waits, ~unsent.exists())
+        by_lane = select(jobs.c.lane, func.count()).where(queued).group_by(jobs.c.lane)
         with self._reader.connect() as connection:
-            num_waiting = connection.scalar(select(func.count()).where(queued)) or 0
-        if num_waiting == 0 or num_waiting <= num_at_broker():
+            num_waiting = connection.execute(by_lane).all()
+        silent = [lane for lane, found in num_waiting if found > num_at_broker(lane)]
+        if not silent:
             return 0
         # The collector forgets messages that were sent long ago.
         last = func.coalesce(last_sent.scalar_subquery(), 0.0)
-        stale = and_(queued, last < database_now() - older_than_seconds)
+        stale = and_(queued, jobs.c.lane.in_(silent), last < database_now() - older_than_seconds)
         with self._engine.begin() as connection:
             lost = connection.scalars(select(jobs.c.id).where(stale)).all()
             for job_id in lost:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, and_, case, func, or_, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import JobState
-from worker.contract.messages import CONVERT_QUEUE
+from worker.contract.messages import CONVERT_QUEUE, LANES, Lane
 from worker.contract.tables import jobs, queues, workers
 
 WAITING_FOR_QUEUE = "queue"
@@ -23,7 +23,7 @@ WAITING_FOR_SPACE = "space"
 """What a job waits for that found the disk full."""
 
 WAITING_FOR_WORKER = "worker"
-"""What a job waits for that asks for more than the workers that saw it know: a newer one."""
+"""What a job waits for that asks for more than the workers that saw it know or have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,8 @@ class QueueState:
     num_running: int
     oldest_seconds: float | None
     """How long the job that was asked for first has waited; None: none waits."""
+    oldest_by_lane: dict[Lane, float | None]
+    """The same of the jobs for any worker, and of those for a kind of device."""
     paused_at: float | None
     """Seconds since 1970 by the database's clock; None: it is not paused."""
 
@@ -50,23 +52,35 @@ class QueueStore:
     def all(self) -> list[QueueState]:
         """Return all queues, by name."""
         # Every job waits in the one queue that there is for jobs.
-        # Those that wait for space or for a newer worker would have no use for more workers.
+        # Those that wait for space or for a better worker would have no use for more workers.
         waits_for_worker = and_(
             jobs.c.state == JobState.QUEUED,
             or_(jobs.c.waiting_for.is_(None), jobs.c.waiting_for == WAITING_FOR_QUEUE),
         )
+        since = {
+            lane: database_now()
+            - func.min(case((and_(waits_for_worker, jobs.c.lane == lane), jobs.c.created_at)))
+            for lane in LANES
+        }
         counts = select(
             func.count(case((jobs.c.state == JobState.QUEUED, 1))).label("num_queued"),
             func.count(case((jobs.c.state == JobState.RUNNING, 1))).label("num_running"),
-            (database_now() - func.min(case((waits_for_worker, jobs.c.created_at)))).label(
-                "oldest_seconds"
-            ),
+            *(since[lane].label(lane) for lane in LANES),
         ).where(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
         with self._reader.connect() as connection:
             found = connection.execute(select(queues).order_by(queues.c.name)).all()
             counted = connection.execute(counts).one()
+        oldest: dict[Lane, float | None] = {lane: counted._mapping[lane] for lane in LANES}
         return [
-            QueueState(name=row.name, paused_at=row.paused_at, **counted._mapping) for row in found
+            QueueState(
+                name=row.name,
+                num_queued=counted.num_queued,
+                num_running=counted.num_running,
+                oldest_seconds=max(filter(None, oldest.values()), default=None),
+                oldest_by_lane=oldest,
+                paused_at=row.paused_at,
+            )
+            for row in found
         ]
 
     def set_paused(self, name: str, *, paused: bool) -> QueueState:

@@ -14,7 +14,7 @@ from momentum_core.config import (
 )
 from momentum_core.errors import ConfigError
 
-REQUEST_VERSION = 1
+REQUEST_VERSION = 2
 """Grows when a request can ask for what older workers do not know: they leave such jobs alone."""
 
 MAX_NAME_CHARACTERS = 200
@@ -22,9 +22,15 @@ MAX_TAGS = 20
 MAX_TAG_CHARACTERS = 64
 MAX_SEED = 2**32 - 1
 MIN_SYNTHETIC, MAX_SYNTHETIC = 8, 100_000
+MAX_MEMORY_BYTES = 1 << 50
 
 
 Task = Literal["convert", "finetune"]
+
+Priority = Literal["high", "normal", "low"]
+
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+"""The most urgent first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +73,24 @@ class DataSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerNeeds:
+    """What a job asks of its worker."""
+
+    device: Literal["cpu", "cuda"] | None = None
+    """What it computes on; None leaves it to who is free first."""
+
+    memory_bytes: int | None = None
+    """Memory that its device has at least."""
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes is not None and not 0 < self.memory_bytes <= MAX_MEMORY_BYTES:
+            raise ConfigError(
+                "worker.memory_bytes must be a number of bytes above 0, such as 24000000000, got "
+                f"{self.memory_bytes}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertRequest:
     """One conversion."""
 
@@ -92,6 +116,11 @@ class ConvertRequest:
 
     finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
     """Of the task `finetune`, which does not refine."""
+
+    worker: WorkerNeeds = field(default_factory=WorkerNeeds)
+
+    priority: Priority = "normal"
+    """Which of a tenant's jobs is taken first; between tenants, who has the fewest running."""
 
     seed: int = 0
     """Of every random choice; the same request on the same machine gives the same weights."""
@@ -145,9 +174,18 @@ class ConvertRequest:
         """Name of the zoo entry whose weights are wanted."""
         return None if self.source is None else self.source.zoo
 
+    @property
+    def version(self) -> int:
+        """The first `REQUEST_VERSION` that knows all that is asked for."""
+        return 1 if (self.worker, self.priority) == (WorkerNeeds(), "normal") else REQUEST_VERSION
+
     def to_json(self) -> dict[str, Any]:
         """Return the request as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        if self.version == 1:
+            # Workers of that version take no name that they do not know.
+            del values["worker"], values["priority"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -166,5 +204,6 @@ class ConvertRequest:
                 "refinement": values["refinement"]
                 and RefinementConfig.from_json(values["refinement"]),
                 "finetuning": FinetuningConfig(**values.get("finetuning", {})),
+                "worker": WorkerNeeds(**values.get("worker", {})),
             }
         )

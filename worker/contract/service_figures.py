@@ -22,7 +22,7 @@ from worker.contract.tables import (
     workers,
 )
 from worker.contract.webhook_store import DeliveryState
-from worker.contract.worker_store import SILENT_SECONDS
+from worker.contract.worker_store import SILENT_SECONDS, kind_of
 
 RECENT_SECONDS = 3600.0
 """How long ago a job may have ended whose times are looked at."""
@@ -115,9 +115,9 @@ def _count_workers(connection: Connection) -> dict[tuple[str, WorkerState], int]
         else_=WorkerState.ALIVE,
     )
     counts = Counter({(device, each): 0 for device in DEVICES for each in WorkerState})
-    # `cuda:1` is a GPU like any other; a worker that has just started does not know its own yet.
+    # A worker that has just started does not know its own yet.
     for device, found in connection.execute(select(workers.c.device, state)):
-        kind = device.partition(":")[0] if device else "unknown"
+        kind = kind_of(device) if device else "unknown"
         counts[kind, WorkerState(found)] += 1
     return dict(counts)
 

@@ -67,6 +67,12 @@ jobs = Table(
     Column("request", _JSON, nullable=False),
     # `REQUEST_VERSION` of who recorded it.
     Column("request_version", Integer, nullable=False, server_default="1"),
+    # Which workers it is for: their kind of device, or any (`worker.contract.messages`).
+    Column("lane", String(16), nullable=False, server_default="any"),
+    # The least memory that its worker's device may have.
+    Column("memory_bytes", BigInteger),
+    # 0 is taken first.
+    Column("priority_rank", Integer, nullable=False, server_default="1"),
     Column("checkpoint_id", _ID, ForeignKey("uploads.id")),
     Column("data_id", _ID, ForeignKey("uploads.id")),
     Column("result", _JSON),
@@ -82,6 +88,8 @@ jobs = Table(
     Column("origin", _JSON),
     Index(None, "tenant", "created_at", "id"),
     Index(None, "tenant", "state", "created_at", "id"),
+    # What a claim chooses by.
+    Index(None, "state", "lane", "tenant", "priority_rank", "created_at", "id"),
     # What the relay looks for in every round.
     Index(None, "state", "lease_until"),
     Index(None, "state", "waiting_for", "created_at"),

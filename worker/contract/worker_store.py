@@ -31,6 +31,11 @@ class Device:
     num_threads: int
 
 
+def kind_of(device: str) -> str:
+    """Return the kind of a device: `cuda:1` is a GPU like any other."""
+    return device.partition(":")[0]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
     """A worker process that takes jobs; times are seconds since 1970 by the database's clock."""

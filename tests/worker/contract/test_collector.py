@@ -139,7 +139,7 @@ def test_sent_messages_and_old_keys_are_forgotten(engine, store, outbox, collect
         assert connection.scalars(select(messages.c.id)).all() == [second.id]
         assert connection.scalars(select(idempotency_keys.c.key)).all() == ["new"]
     # The broker may lose a message also after it was forgotten.
-    assert outbox.announce_again(num_at_broker=lambda: 0, older_than_seconds=5) == 1
+    assert outbox.announce_again(num_at_broker=lambda _: 0, older_than_seconds=5) == 1
     assert outbox.waiting()[-1].job_id == job.id
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(messages)) == 2

@@ -49,9 +49,9 @@ def test_jobs_are_found_newest_first_by_state_tag_and_text(store, claims):
     second = submit(store, "other", ("a",))
     third = submit(store)
     submit(store, "ResNet", ("a",), tenant="somebody")
-    fail(claims, second)
+    fail(claims, first)
     assert ids(store.find(tenant="default")) == [third.id, second.id, first.id]
-    assert ids(store.find(tenant="default", states=[JobState.FAILED])) == [second.id]
+    assert ids(store.find(tenant="default", states=[JobState.FAILED])) == [first.id]
     both = [JobState.FAILED, JobState.QUEUED]
     assert len(store.find(tenant="default", states=both)) == 3
     assert ids(store.find(tenant="default", tags=["a"])) == [second.id, first.id]

@@ -233,7 +233,7 @@ def test_a_job_that_finds_the_disk_full_waits_for_space_uncounted(store, claims,
     assert (found.state, found.waiting_for, found.attempt) == (JobState.QUEUED, "space", 0)
     with pytest.raises(ClaimLostError):
         claims.wait_for_space(claim)
-    assert outbox.announce_again(num_at_broker=lambda: 0, older_than_seconds=0) == 0
+    assert outbox.announce_again(num_at_broker=lambda _: 0, older_than_seconds=0) == 0
     assert outbox.resume_with_space(has_space=lambda: False) == 0
     assert outbox.waiting() == []
     assert outbox.resume_with_space(has_space=lambda: True) == 1
@@ -290,7 +290,7 @@ def test_a_job_of_a_newer_api_waits_for_a_newer_worker(engine, store, claims, ou
     found = store.get(job.id, tenant="default")
     assert (found.state, found.waiting_for) == (JobState.QUEUED, "worker")
     assert kinds(store, job) == ["queued", "waiting"], "said once"
-    assert outbox.announce_again(num_at_broker=lambda: 0, older_than_seconds=0) == 1
+    assert outbox.announce_again(num_at_broker=lambda _: 0, older_than_seconds=0) == 1
     with engine.begin() as connection:
         connection.execute(update(jobs).values(request_version=REQUEST_VERSION))
     assert claims.claim(job.id, worker="new").attempt == 1
@@ -299,7 +299,7 @@ def test_a_job_of_a_newer_api_waits_for_a_newer_worker(engine, store, claims, ou
 
 def test_messages_are_repeated_only_when_the_broker_holds_too_few(engine, store, outbox, job):
     def again(num_at_broker):
-        return outbox.announce_again(num_at_broker=lambda: num_at_broker, older_than_seconds=5)
+        return outbox.announce_again(num_at_broker=lambda _: num_at_broker, older_than_seconds=5)
 
     assert again(0) == 0, "its message was not sent yet"
     for message in outbox.waiting():
@@ -315,7 +315,7 @@ def test_messages_are_repeated_only_when_the_broker_holds_too_few(engine, store,
 
 def test_the_broker_is_not_asked_while_no_job_waits(claims, outbox, job):
     claims.claim(job.id, worker="a")
-    assert outbox.announce_again(num_at_broker=lambda: 1 / 0, older_than_seconds=5) == 0
+    assert outbox.announce_again(num_at_broker=lambda _: 1 / 0, older_than_seconds=5) == 0
 
 
 def test_a_failing_publication_leaves_the_job_running(engine, store, claims, job):

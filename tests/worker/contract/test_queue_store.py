@@ -67,7 +67,7 @@ def test_a_job_whose_message_was_used_up_is_announced_when_its_queue_goes_on(
     assert claims.claim(job.id, worker="w") is None
     outbox.settle_paused()
     # Nobody calls in vain for what is not to start.
-    assert outbox.announce_again(num_at_broker=lambda: 0, older_than_seconds=0) == 0
+    assert outbox.announce_again(num_at_broker=lambda _: 0, older_than_seconds=0) == 0
     assert outbox.waiting() == []
     queues.set_paused(CONVERT_QUEUE, paused=False)
     outbox.settle_paused()

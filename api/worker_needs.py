@@ -1,0 +1,73 @@
+"""Whether any worker could do a job: one that none has the means for is refused at once.
+
+Without any living worker nothing is refused: the operator may be about to start them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from api.problems import Problem
+from worker.contract.messages import CONVERT_QUEUE
+from worker.contract.request import ConvertRequest
+from worker.contract.worker_store import Device, Worker, kind_of
+
+BYTES_PER_PARAMETER = 4
+"""Networks are trained in single precision."""
+
+
+def check_workers(request: ConvertRequest, num_parameters: int, workers: Sequence[Worker]) -> None:
+    """Compare what a job takes at least with what the living workers have.
+
+    Args:
+        request: what is asked for.
+        num_parameters: of its network.
+        workers: all that are known.
+
+    Raises:
+        Problem: 422 `no_suitable_worker`.
+    """
+    able = [one for one in workers if one.is_alive and CONVERT_QUEUE in one.queues]
+    devices = [one.device for one in able if one.device is not None]
+    if not able or len(devices) < len(able):
+        return  # one that has just started does not know its device yet
+    kind = request.worker.device
+    fitting = [one for one in devices if kind in (None, kind_of(one.name))]
+    if not fitting:
+        raise _unsuitable(
+            f"the job asks for a worker on {kind}, and there is none", devices, "worker.device"
+        )
+    largest = max(one.memory_bytes for one in fitting)
+    asked = request.worker.memory_bytes or 0
+    if asked > largest:
+        raise _unsuitable(
+            f"the job asks for a worker with {asked:,} bytes of memory, and none has so much",
+            fitting,
+            "worker.memory_bytes",
+        )
+    needed = least_bytes(request, num_parameters)
+    if needed > largest:
+        raise _unsuitable(
+            f"training a network of {num_parameters:,} parameters takes more than {needed:,} bytes "
+            "for weights and gradients alone, and no worker has so much",
+            fitting,
+            None,
+        )
+
+
+def least_bytes(request: ConvertRequest, num_parameters: int) -> int:
+    """Return what a job's weights and gradients take, without any activation or optimizer state."""
+    # A student learns from its teacher, which is there, too.
+    copies = 3 if request.task == "convert" and request.refinement is not None else 2
+    return copies * BYTES_PER_PARAMETER * num_parameters
+
+
+def _unsuitable(reason: str, devices: Sequence[Device], option: str | None) -> Problem:
+    kinds = sorted({(kind_of(one.name), one.memory_bytes) for one in devices})
+    there_is = "; ".join(f"{kind} with {size:,} bytes" for kind, size in kinds)
+    ask_for_less = "" if option is None else f" ask for less in {option}, or"
+    return Problem(
+        422,
+        "no_suitable_worker",
+        f"{reason} (there is {there_is});{ask_for_less} have the operator start such a worker",
+    )

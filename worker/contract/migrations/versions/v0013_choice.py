@@ -1,0 +1,24 @@
+"""What a claim chooses by: a job's lane, the memory it takes, and how urgent it is."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0013"
+down_revision = "0012"
+
+
+def upgrade() -> None:
+    """Add the columns; the jobs that there are can be done by every worker."""
+    for column in (
+        sa.Column("lane", sa.String(16), nullable=False, server_default="any"),
+        sa.Column("memory_bytes", sa.BigInteger()),
+        sa.Column("priority_rank", sa.Integer(), nullable=False, server_default="1"),
+    ):
+        op.add_column("jobs", column)
+    op.create_index(
+        "ix_jobs_state_lane_tenant_priority_rank_created_at_id",
+        "jobs",
+        ["state", "lane", "tenant", "priority_rank", "created_at", "id"],
+    )
