@@ -1,0 +1,146 @@
+"""Records of earlier versions: brought up to date with their data, then as good as new."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import JSON, Boolean, MetaData, insert
+
+from api.app import create_app
+from tests.api.conftest import served
+from tests.conftest import ROOT
+from worker.contract.database import create_database_engine
+from worker.contract.job_claims import JobClaims
+from worker.contract.outbox import Outbox
+from worker.contract.settings import Settings
+
+FOLDER = ROOT / "tests" / "old_files"
+RECORDS = sorted(path.name.removeprefix("record-") for path in FOLDER.glob("record-*"))
+PARENTS_FIRST = ("uploads", "jobs", "webhooks")
+COUNTED = ("outbox", "webhook_deliveries", "audit")
+"""Tables whose rows the database numbers."""
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database(request, tmp_path) -> str:
+    if request.param == "sqlite":
+        (tmp_path / "momentum.db").touch()
+        return f"sqlite:///{tmp_path / 'momentum.db'}"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(params=RECORDS)
+def old(request, database, tmp_path):
+    """A service on a record that was made by an earlier version; and the rows of that."""
+    folder = FOLDER / f"record-{request.param}"
+    rows = json.loads((folder / "rows.json").read_text())
+    _fill(database, request.param, rows)
+    application = create_app(
+        Settings(
+            data_dir=tmp_path / "data",
+            database_url=database,
+            broker_url="redis://127.0.0.1:1/0",
+            min_free_bytes=0,
+        )
+    )
+    report = folder / "report.json"
+    if report.exists():
+        _keep(application.state.service.files, report)
+    with served(application) as client:
+        yield client, rows, application.state.service
+    application.state.service.store.engine.dispose()
+
+
+def _fill(database: str, revision: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Make the tables of a revision, and put in what was in them then."""
+    config = Config()
+    config.set_main_option("script_location", str(files("worker.contract") / "migrations"))
+    engine = create_database_engine(database)
+    tables = MetaData()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    with engine.begin() as connection:
+        tables.reflect(connection)
+        # What a migration has put in already is in the rows, too.
+        own = {name: tables.tables[name] for name in rows if name != "alembic_version"}
+        for table in own.values():
+            connection.execute(table.delete())
+        for name in sorted(own, key=lambda name: (name not in PARENTS_FIRST, name)):
+            if rows[name]:
+                values = [_values(own[name], row) for row in rows[name]]
+                connection.execute(insert(own[name]), values)
+    engine.dispose()
+
+
+def _values(table, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of SQLite as its driver wrote it, for either database."""
+    return {
+        name: json.loads(value)
+        if isinstance(table.c[name].type, JSON) and isinstance(value, str)
+        else bool(value)
+        if isinstance(table.c[name].type, Boolean)
+        else value
+        for name, value in row.items()
+        if not (name == "id" and table.name in COUNTED)
+    }
+
+
+def _keep(store, file: Path) -> None:
+    with store.temporary_folder() as folder:
+        copy = folder / file.name
+        copy.write_bytes(file.read_bytes())
+        store.put(copy)
+
+
+def test_there_are_records_of_several_generations():
+    assert len(RECORDS) >= 4
+
+
+def test_an_old_record_is_read_and_goes_on(old):
+    client, rows, service = old
+    listed = client.get("/jobs").json()["jobs"]
+    assert {one["id"] for one in listed} == {row["id"] for row in rows["jobs"]}
+    ended = [one for one in listed if one["state"] == "succeeded"]
+    [waiting] = [one for one in listed if one["state"] == "queued"]
+    assert len(ended) == 2
+    for job in listed:
+        shown = client.get(f"/jobs/{job['id']}").json()
+        files = {row["name"] for row in rows["artifacts"] if row["job_id"] == job["id"]}
+        assert {file["name"] for file in shown["artifacts"]} == files
+        events = client.get(f"/jobs/{job['id']}/events").json()["events"]
+        assert len(events) == sum(row["job_id"] == job["id"] for row in rows["events"])
+        # The page of the job, too.
+        assert client.get(f"/ui/jobs/{job['id']}").status_code == 200
+    compared = client.get("/jobs/compare", params={"job": [one["id"] for one in ended]})
+    assert compared.status_code == 200, compared.text
+    assert client.get("/metrics").status_code == 200
+    # What waited then is done now, and what was done then can be asked for again.
+    claims = JobClaims(service.store.engine, lease_seconds=60)
+    claim = claims.claim(waiting["id"], worker="w")
+    assert claim.job_id == waiting["id"]
+    claims.succeed(claim, result={}, files=[])
+    again = client.post(f"/jobs/{ended[0]['id']}/retry")
+    assert again.status_code == 202, again.text
+    assert again.json()["id"] in {one.job_id for one in Outbox(service.store.engine).waiting()}
+    assert client.delete(f"/jobs/{ended[1]['id']}").status_code == 204
+
+
+def test_an_old_report_is_handed_out_as_it_was(old):
+    client, rows, _ = old
+    found = []
+    for row in rows["artifacts"]:
+        if row["name"] == "report.json":
+            path = f"/jobs/{row['job_id']}/report"
+            answer = client.get(path)
+            if answer.status_code == 200:  # one of the files of each record is kept
+                found.append(hashlib.sha256(answer.content).hexdigest() == row["blob_sha256"])
+                assert client.get(f"/ui/jobs/{row['job_id']}").status_code == 200
+    assert all(found)
