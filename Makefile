@@ -28,7 +28,7 @@ serve: $(INSTALLED)  ## Start the service on http://127.0.0.1:8000 (broker, work
 
 # Two processes with a thread each: most tests wait for others, or are too small for two threads.
 test: $(INSTALLED)  ## Run every test this machine can run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,11 @@ LONG_VARIABLE = "MOMENTUM_TEST_LONG"
 ROOT = Path(__file__).resolve().parent.parent
 REDIS_ADDRESS = ("127.0.0.1", 6379)
 POSTGRES_ADDRESS = ("127.0.0.1", 5432)
+
+
+def slow(value: Any) -> Any:
+    """A value of a parameter with which a test is a long form."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def shared_data_folder() -> Path | None:

@@ -25,9 +25,6 @@ from worker.presence import describe_soon
 LONGEST_SECONDS = 50
 """After this long a child is replaced; the relay sends its question again."""
 
-REST_SECONDS = 20.0
-"""Time until a new child prepares for questions; one that comes before does not wait for that."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -66,9 +63,10 @@ def _engine() -> Engine:
 @worker_process_init.connect
 def _prepare_child(**_: Any) -> None:
     die_with_parent(os.getppid())
-    configure_logging(Settings().log_format)
+    settings = Settings()
+    configure_logging(settings.log_format)
     # Not at once: where everything starts at the same moment, the worker that converts goes first.
-    timer = threading.Timer(REST_SECONDS, _get_ready)
+    timer = threading.Timer(settings.prepare_seconds, _get_ready)
     timer.daemon = True
     timer.start()
 

@@ -24,7 +24,7 @@ PROMPTLY = 8.0
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    with serving(folder, OMP_NUM_THREADS="1") as service:
+    with serving(folder, OMP_NUM_THREADS="1", MOMENTUM_PREPARE_SECONDS="0") as service:
         yield service
 
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.conftest import slow
 from tests.end_to_end.conftest import MOMENTUM, Serving, serving
 
 SHORT = {
@@ -18,7 +19,7 @@ SHORT = {
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("name", ["a space, q?mark, per%41cent, hash# ünï", "l" * 100])
+@pytest.mark.parametrize("name", ["a space, q?mark, per%41cent, hash# ünï", slow("l" * 100)])
 def test_a_data_folder_of_any_name_holds_everything(tmp_path, name):
     folder = tmp_path / name
     with serving(folder, **ONE_THREAD) as service:

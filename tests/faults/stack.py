@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy import select, text
 
 from momentum_core.failpoints import VARIABLE
@@ -349,11 +348,6 @@ class Stack(Serving):
             return [int(one) for one in self.of(parent, f"task/{parent}/children").split()]
         except OSError:
             return []
-
-
-def slow(value: Any) -> Any:
-    """A value of a parameter with which a test is a long form."""
-    return pytest.param(value, marks=pytest.mark.slow)
 
 
 STACK_VARIABLE = "MOMENTUM_TEST_STACK"

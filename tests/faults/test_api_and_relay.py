@@ -16,9 +16,9 @@ import uuid
 import httpx
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, slow
 from tests.end_to_end.conftest import MOMENTUM
-from tests.faults.stack import LONG, SMALL, Stack, slow, stack, wait_until
+from tests.faults.stack import LONG, SMALL, Stack, stack, wait_until
 from worker.broker import create_celery_app
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 from worker.contract.request import REQUEST_VERSION

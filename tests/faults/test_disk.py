@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
-from tests.faults.stack import SMALL, Stack, slow, stack, wait_until
+from tests.conftest import ROOT, slow
+from tests.faults.stack import SMALL, Stack, stack, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

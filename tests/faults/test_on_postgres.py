@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import postgres_schema
+from tests.conftest import postgres_schema, slow
 from tests.faults import test_api_and_relay as api
 from tests.faults import test_broker as brokers
 from tests.faults import test_worker as workers
 from tests.faults.broker import redis_server
-from tests.faults.stack import slow, stack
+from tests.faults.stack import stack
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(600)]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from tests.conftest import slow
 from tests.faults.stack import (
     ENDLESS,
     LEASE_SECONDS,
     SMALL,
     Stack,
-    slow,
     small_job,
     stack,
     state_of,

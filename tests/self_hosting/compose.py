@@ -27,6 +27,10 @@ COMPOSE_FILE = ROOT / "docker-compose.yml"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
+_FOR_ALL = {"MOMENTUM_PREPARE_SECONDS": "3600"}
+"""What nobody asks for is not loaded."""
+
+
 def substituted(value: Any, environment: Mapping[str, str]) -> Any:
     """Return a value of the file with its variables filled in."""
     if isinstance(value, dict):
@@ -204,7 +208,12 @@ class Composed:
             for key, value in self.services[name].get("environment", {}).items()
         }
         bin_folder = str(Path(sys.executable).parent)
-        return kept | {"PATH": f"{bin_folder}:{kept['PATH']}", "PYTHONPATH": str(ROOT)} | own
+        return (
+            kept
+            | {"PATH": f"{bin_folder}:{kept['PATH']}", "PYTHONPATH": str(ROOT)}
+            | _FOR_ALL
+            | own
+        )
 
     def _words(self, name: str, words: list[str]) -> list[str]:
         found = [self._word(name, str(word)) for word in words]

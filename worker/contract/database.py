@@ -5,29 +5,30 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Double
 
 from momentum_core.errors import MomentumError
-from momentum_core.failpoints import reach
+from worker.contract.tables import REVISION
 
 BUSY_SECONDS = 5
 """How long a process waits for a lock, of SQLite the one that writing takes."""
 
 _READING = "momentum_reading"
-_MIGRATION_LOCK = 7_102_072_102  # any number that nobody else takes
 
 
 class RecordUnavailableError(SQLAlchemyError):
@@ -48,12 +49,6 @@ class LostDatabaseError(MomentumError):
     """The record is gone, and the files of its jobs are there."""
 
     code = "lost_database"
-
-
-class NewerDatabaseError(MomentumError):
-    """The record was made by a newer version of this program."""
-
-    code = "newer_database"
 
 
 class database_now(FunctionElement[float]):  # noqa: N801 (named as the SQL function it is)
@@ -82,7 +77,11 @@ def open_database(url: str) -> Engine:
     engine = create_database_engine(url)
     if engine.url.get_backend_name() == "sqlite" and engine.url.database:
         _make_file(Path(engine.url.database))
-    upgrade_schema(engine)
+    if not is_up_to_date(engine):
+        # Alembic is a quarter of what importing this module would take.
+        from worker.contract.schema import upgrade_schema
+
+        upgrade_schema(engine)
     return engine
 
 
@@ -125,26 +124,13 @@ def reading(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def upgrade_schema(engine: Engine) -> None:
-    """Apply the migrations that are missing, in one transaction; others wait meanwhile."""
-    config = Config()
-    config.set_main_option("script_location", str(files("worker.contract") / "migrations"))
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            # Others may upgrade for longer than anybody waits for a row.
-            connection.execute(text("SET LOCAL lock_timeout = 0"))
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except CommandError as error:
-            if "Can't locate revision" not in str(error):
-                raise
-            raise NewerDatabaseError(
-                "the database was upgraded by a newer version of this program; start that one, "
-                "everywhere"
-            ) from None
-        reach("database.upgraded")
+def is_up_to_date(engine: Engine) -> bool:
+    """Return whether the record's schema is the one of this program."""
+    try:
+        with reading(engine).connect() as connection:
+            return connection.scalar(text("SELECT version_num FROM alembic_version")) == REVISION
+    except (OperationalError, ProgrammingError):
+        return False  # a new record; or one that is away, which will be said in a moment
 
 
 class _FileCheck:

@@ -160,6 +160,12 @@ class Settings(BaseSettings):
         description="Time that `POST /inspect` waits for its answer before it says where it will "
         "be.",
     )
+    prepare_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="Time after which an inspection worker that was not asked anything loads what "
+        "it takes to answer (half a gigabyte of memory); the first question does not wait for it.",
+    )
     upload_hours: float = Field(
         default=24.0,
         gt=0,

@@ -18,6 +18,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+REVISION = "0013"
+"""The newest migration, which these tables are the outcome of."""
+
 ID_LENGTH = 32
 
 _ID = String(ID_LENGTH)

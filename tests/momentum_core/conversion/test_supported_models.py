@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, slow
 from tests.supported_models import (
     INTRODUCTION,
     TIMM,
@@ -31,7 +31,8 @@ def test_every_torchvision_classifier_is_converted_or_refused_as_the_table_says(
     assert row(outcome) in DOCUMENT
 
 
-@pytest.mark.parametrize("name", TIMM)
+# The slowest one takes as long as twenty others.
+@pytest.mark.parametrize("name", [slow(one) if one == "sequencer2d_s" else one for one in TIMM])
 def test_every_timm_model_of_the_table_is_as_it_says(name):
     assert row(timm_outcome(name)) in DOCUMENT
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing
+from importlib.resources import files
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from worker.contract.database import (
     LostDatabaseError,
     create_database_engine,
     open_database,
-    upgrade_schema,
 )
-from worker.contract.tables import metadata
+from worker.contract.schema import upgrade_schema
+from worker.contract.tables import REVISION, metadata
 
 
 def test_the_migrations_make_the_tables_of_the_code(engine):
@@ -25,6 +28,13 @@ def test_the_migrations_make_the_tables_of_the_code(engine):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
         assert set(inspect(connection).get_table_names()) == {*metadata.tables, "alembic_version"}
+
+
+def test_the_tables_are_those_of_the_newest_migration():
+    """Or a process would not see that there is something to bring up to date."""
+    config = Config()
+    config.set_main_option("script_location", str(files("worker.contract") / "migrations"))
+    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
 
 
 def test_an_upgrade_of_what_is_up_to_date_changes_nothing(engine, store, job):

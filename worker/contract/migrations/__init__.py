@@ -1,1 +1,1 @@
-"""Migrations of the job record, applied by `worker.contract.database.upgrade_schema`."""
+"""Migrations of the job record, applied by `worker.contract.schema.upgrade_schema`."""
