@@ -28,7 +28,7 @@ JOB = {
     "measurement": {"repeats": 1, "batch_size": 8, "rivals": False, "predict": False},
     "refinement": {"max_steps": 3, "batch_size": 64, "goal": None, "calibrate": False},
 }
-LONG = JOB | {"refinement": JOB["refinement"] | {"max_steps": 300}}
+LONG = JOB | {"refinement": JOB["refinement"] | {"max_steps": 400}}
 
 
 @pytest.fixture(scope="session")
@@ -148,11 +148,10 @@ def test_a_backup_that_was_taken_while_jobs_ran_is_all_there_is_needed(tmp_path,
         undisturbed = client.wait(client.submit(LONG), 300)
         runs = client.submit(LONG)
         waits = client.submit()
-        until = time.monotonic() + 120
-        while client.http.get(f"/jobs/{runs}").json()["stage"] != "refining":
-            assert time.monotonic() < until
+        states, until = first.volume("data") / "unfinished" / runs, time.monotonic() + 120
+        while not any(int(one.name[:8]) > 1 for one in states.glob("[0-9]*")):
+            assert time.monotonic() < until, [*states.glob("*")]
             time.sleep(0.1)
-        time.sleep(2)  # until it has kept a state
         _back_up(first, backup)
         key = client.http.headers["Authorization"]
     with (
