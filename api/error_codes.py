@@ -211,7 +211,8 @@ ERROR_CODES: dict[str, ErrorCode] = {
     # Room
     "no_suitable_worker": _answer(
         422,
-        meaning="the job takes a device, or more memory, than any living worker has",
+        meaning="the job takes a device, or more memory, than any worker has that was seen within "
+        "the last hour",
         remedy="ask for less in `worker`, or have the operator start such a worker",
     ),
     "too_many_jobs": _answer(

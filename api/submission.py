@@ -92,7 +92,7 @@ def submit(
         store: where the job is recorded.
         files: where the files are kept.
         names: knows names of libraries.
-        workers: those that may do it; without any, that they can is not asked.
+        workers: those that may do it.
         limits: how much a file may ask for.
         key: with it, a job that was recorded meanwhile for the same request is returned.
 
@@ -130,7 +130,7 @@ def examine(
         checkpoint: the file that was sent; what was read of it is written beside it.
         data: the data set that was sent, likewise.
         names: knows names of libraries.
-        workers: those that may do it; without any, that they can is not asked.
+        workers: those that may do it.
         limits: how much a file may ask for.
 
     Raises:
@@ -154,7 +154,6 @@ def examine(
             names.signature(entry.architecture),
         )
     _check_preprocessing(network)
-    check_workers(request, network.num_parameters, workers)
     if request.num_synthetic and data is not None:
         raise Problem(
             422,
@@ -163,6 +162,12 @@ def examine(
         )
     has_images = data is not None or ships_data or request.num_synthetic > 0
     _check_needs(request, has_images=has_images)
+    check_workers(
+        request,
+        network.num_parameters,
+        is_refined=has_images and _is_refined(request),
+        workers=workers,
+    )
     if request.num_synthetic:
         _check_has_preprocessing(network)
     if data is None:
@@ -242,6 +247,11 @@ def _examine_data(
     )
     _check_data(facts, network, request)
     return AcceptedFile(data if facts.format == "npz" else canonical, facts)
+
+
+def _is_refined(request: ConvertRequest) -> bool:
+    """Whether the momentum form learns from the original, where there are images."""
+    return request.task == "convert" and request.refinement is not None
 
 
 def _keeps_classes(request: ConvertRequest) -> bool:

@@ -1,6 +1,7 @@
 """Whether any worker could do a job: one that none has the means for is refused at once.
 
-Without any living worker nothing is refused: the operator may be about to start them.
+Workers count that were seen within the last hour: one that was killed may be about to be started
+again. Without any, nothing is refused.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ BYTES_PER_PARAMETER = 4
 """Networks are trained in single precision."""
 
 
-def check_workers(request: ConvertRequest, num_parameters: int, workers: Sequence[Worker]) -> None:
-    """Compare what a job takes at least with what the living workers have.
+def check_workers(
+    request: ConvertRequest, num_parameters: int, *, is_refined: bool, workers: Sequence[Worker]
+) -> None:
+    """Compare what a job takes at least with what the workers have.
 
     Args:
         request: what is asked for.
         num_parameters: of its network.
+        is_refined: whether its momentum form learns from it.
         workers: all that are known.
 
     Raises:
         Problem: 422 `no_suitable_worker`.
     """
-    able = [one for one in workers if one.is_alive and CONVERT_QUEUE in one.queues]
+    able = [one for one in workers if CONVERT_QUEUE in one.queues]
     devices = [one.device for one in able if one.device is not None]
     if not able or len(devices) < len(able):
         return  # one that has just started does not know its device yet
@@ -45,7 +49,7 @@ def check_workers(request: ConvertRequest, num_parameters: int, workers: Sequenc
             fitting,
             "worker.memory_bytes",
         )
-    needed = least_bytes(request, num_parameters)
+    needed = least_bytes(num_parameters, is_refined=is_refined)
     if needed > largest:
         raise _unsuitable(
             f"training a network of {num_parameters:,} parameters takes more than {needed:,} bytes "
@@ -55,10 +59,10 @@ def check_workers(request: ConvertRequest, num_parameters: int, workers: Sequenc
         )
 
 
-def least_bytes(request: ConvertRequest, num_parameters: int) -> int:
+def least_bytes(num_parameters: int, *, is_refined: bool) -> int:
     """Return what a job's weights and gradients take, without any activation or optimizer state."""
     # A student learns from its teacher, which is there, too.
-    copies = 3 if request.task == "convert" and request.refinement is not None else 2
+    copies = 3 if is_refined else 2
     return copies * BYTES_PER_PARAMETER * num_parameters
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.stack import free_port
@@ -84,19 +85,26 @@ class PostgresServer:
             )
         until = time.monotonic() + START_SECONDS
         while not self._has_database():
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
             assert time.monotonic() < until, (self.folder / "log").read_text()[-2000:]
             time.sleep(0.1)
 
     def kill(self) -> None:
         """End all of its processes at once, as a container or a machine ends."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        # Each of them is the first of a session of its own, and works in the folder of the data.
+        for found in [self._process.pid, *self._own_processes()]:
+            with suppress(ProcessLookupError):
+                os.kill(found, signal.SIGKILL)
         self._process.wait()
+        while self._own_processes():
+            time.sleep(0.01)
 
     def remove(self) -> None:
         """End it for good."""
         if self._process is not None and self._process.poll() is None:
-            self.kill()
+            self._process.send_signal(signal.SIGQUIT)  # at once, but it gives back what it shares
+            self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def program(self, name: str) -> str:
@@ -106,6 +114,14 @@ class PostgresServer:
     @property
     def _data(self) -> str:
         return str(self.folder / "data")
+
+    def _own_processes(self) -> list[int]:
+        found = []
+        for folder in Path("/proc").iterdir():
+            with suppress(OSError):
+                if folder.name.isdecimal() and (folder / "cwd").readlink() == Path(self._data):
+                    found.append(int(folder.name))
+        return found
 
     def _has_database(self) -> bool:
         """Whether it answers and has the database, which is made if it is not there."""

@@ -27,6 +27,8 @@ BEAT_SECONDS = 2.0
 DESCRIBE_SECONDS, MAX_DESCRIPTIONS = 0.5, 120
 """How often, and until when, a child tries to describe its device."""
 
+DESCRIBE_AGAIN_SECONDS = (0.0, 5.0, 30.0)
+
 logger = logging.getLogger(__name__)
 
 
@@ -138,12 +140,16 @@ def describe_soon(engine: Engine, device: Device) -> None:
     name, workers = worker_name(os.getppid()), WorkerStore(engine)
 
     def describe() -> None:
+        num_told = 0
         for _ in range(MAX_DESCRIPTIONS):
             try:
                 if workers.describe(name, device):
-                    return
+                    num_told += 1
             except SQLAlchemyError as error:
                 logger.warning("this worker's device is not shown yet: %s", error)
-            time.sleep(DESCRIBE_SECONDS)
+            if num_told == len(DESCRIBE_AGAIN_SECONDS):
+                return
+            # Once more later: the main process may begin its row anew at its start.
+            time.sleep(DESCRIBE_AGAIN_SECONDS[num_told] if num_told else DESCRIBE_SECONDS)
 
     threading.Thread(target=describe, name="describe", daemon=True).start()

@@ -29,8 +29,9 @@ from worker.contract.settings import Settings
 from worker.contract.shared_file_store import open_file_store
 from worker.contract.shared_files import StoreUnavailableError
 from worker.contract.tracing import span
+from worker.contract.worker_store import Device
 from worker.conversion_job import Workplace, convert_for_job
-from worker.device import choose_device
+from worker.device import choose_device, device_facts
 from worker.job_log import JobLog
 from worker.model_source import ModelSources
 from worker.names import hub_of, register_architectures
@@ -61,6 +62,7 @@ class Services:
     logs: JobLogs
     workplace: Workplace
     worker: str
+    device: Device
     lease_seconds: float
     stall_seconds: float
 
@@ -75,7 +77,7 @@ def create_services(settings: Settings, *, worker: str) -> Services:
     register_architectures(settings)
     files = open_file_store(settings)
     files.clear_temporary()
-    engine = open_database(settings.database)
+    engine, device = open_database(settings.database), choose_device(settings.device)
     if settings.store_url is not None:
         Collector(engine, files).clear_states()
     return Services(
@@ -89,10 +91,11 @@ def create_services(settings: Settings, *, worker: str) -> Services:
                 zoo_base_url=settings.zoo_base_url,
                 hub=hub_of(settings),
             ),
-            device=choose_device(settings.device),
+            device=device,
             checkpoint_seconds=settings.checkpoint_seconds,
         ),
         worker=worker,
+        device=device_facts(device),
         lease_seconds=settings.lease_seconds,
         stall_seconds=settings.stall_seconds,
     )
@@ -105,7 +108,7 @@ def run_job(job_id: str, services: Services) -> None:
         job_id: whose message came.
         services: connections of this process.
     """
-    claim = services.claims.claim(job_id, worker=services.worker)
+    claim = services.claims.claim(job_id, worker=services.worker, device=services.device)
     if claim is None:
         logger.info("job %s was announced, and there is nothing to do for this worker", job_id)
         return

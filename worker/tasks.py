@@ -52,8 +52,6 @@ def prepare() -> Services:
 
 @worker_process_init.connect
 def _prepare_child(**_: Any) -> None:
-    from worker.device import device_facts
-
     die_with_parent(os.getppid())
     try:
         services = prepare()
@@ -62,7 +60,7 @@ def _prepare_child(**_: Any) -> None:
         logger.critical("the worker cannot work: %s", error)
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
-    describe_soon(services.claims.engine, device_facts(services.workplace.device))
+    describe_soon(services.claims.engine, services.device)
 
 
 @worker_process_shutdown.connect

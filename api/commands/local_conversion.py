@@ -217,6 +217,7 @@ def _request(
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """Return the request, and the files that come with it."""
     request, files = dict(options), {}
+    request.pop("worker", None)  # it is this machine, whatever it has
     if source.startswith(ZOO):
         request["source"] = {"zoo": source.removeprefix(ZOO)}
     else:

@@ -135,12 +135,10 @@ def test_an_old_record_is_read_and_goes_on(old):
 
 def test_an_old_report_is_handed_out_as_it_was(old):
     client, rows, _ = old
-    found = []
-    for row in rows["artifacts"]:
-        if row["name"] == "report.json":
-            path = f"/jobs/{row['job_id']}/report"
-            answer = client.get(path)
-            if answer.status_code == 200:  # one of the files of each record is kept
-                found.append(hashlib.sha256(answer.content).hexdigest() == row["blob_sha256"])
-                assert client.get(f"/ui/jobs/{row['job_id']}").status_code == 200
-    assert all(found)
+    kept = FOLDER / f"record-{rows['alembic_version'][0]['version_num']}" / "report.json"
+    if not kept.exists():
+        return  # it is of the same schema as another's
+    sha256 = hashlib.sha256(kept.read_bytes()).hexdigest()
+    [job_id] = [row["job_id"] for row in rows["artifacts"] if row["blob_sha256"] == sha256]
+    assert client.get(f"/jobs/{job_id}/report").content == kept.read_bytes()
+    assert client.get(f"/ui/jobs/{job_id}").status_code == 200

@@ -97,20 +97,19 @@ def test_a_network_that_fits_no_worker_is_refused(client, service):
     assert client.post("/convert", json=ZOO).status_code == 202
     # 25,557,032 parameters: weights of teacher and student, and gradients, 4 bytes each.
     least = 3 * 4 * 25_557_032
-    for memory_bytes, refinement, status in (
+    refined = {"source": {"zoo": "resnet50"}, "data": {"synthetic": 16}}
+    for memory_bytes, changed, status in (
         (least, {}, 202),
         (least - 1, {}, 422),
-        (least - 1, None, 202),
+        (least - 1, {"refinement": None}, 202),
+        (least - 1, {"data": None}, 202),  # without images nothing is refined
     ):
         device = Device(name="cpu", model="m", memory_bytes=memory_bytes, num_threads=1)
         assert service.workers.describe(NAME, device)
-        request = {"source": {"zoo": "resnet50"}, "refinement": refinement}
-        answer = client.post("/convert", json=request)
+        answer = client.post("/convert", json=refined | changed)
         assert answer.status_code == status, answer.text
-    assert (
-        "25,557,032 parameters takes more than 306,684,384 bytes"
-        in client.post("/convert", json={"source": {"zoo": "resnet50"}}).json()["detail"]
-    )
+    detail = problem_of(client.post("/convert", json=refined), 422, "no_suitable_worker")
+    assert "25,557,032 parameters takes more than 306,684,384 bytes" in detail
 
 
 def test_a_worker_that_is_gone_refuses_nothing(client, service):

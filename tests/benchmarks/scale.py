@@ -17,21 +17,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine, text
 
 from tests.benchmarks.claims import Claim
 from tests.postgres_server import PostgresServer, find_programs
 from worker.contract.database import open_database
 from worker.contract.job import JobState
 from worker.contract.job_claims import JobClaims
-from worker.contract.job_record import new_id
 from worker.contract.job_store import JobStore, Position
 from worker.contract.lease_watch import LeaseWatch
 from worker.contract.messages import CONVERT_QUEUE
 from worker.contract.outbox import Outbox
 from worker.contract.queue_store import QueueStore
 from worker.contract.request import ConvertRequest, Source
-from worker.contract.tables import jobs
 from worker.contract.worker_store import WorkerStore
 
 NUM_ROWS = 1_000_000
@@ -102,30 +100,38 @@ def _large(kind: str, url: str) -> Iterator[Claim]:
 
 def _fill(engine: Engine) -> None:
     """Record jobs of many tenants, nearly all of them ended, with the last ones waiting."""
-    store = JobStore(engine)
-    store.submit(_REQUEST, tenant="tenant-0")
-    with engine.connect() as connection:
-        template = dict(connection.execute(jobs.select()).mappings().one())
-    for start in range(0, NUM_ROWS, 20_000):
-        rows = []
-        for number in range(start, min(start + 20_000, NUM_ROWS)):
-            age = float(NUM_ROWS - number)
-            row = template | {
-                "id": new_id(),
-                "tenant": f"tenant-{number % NUM_TENANTS}",
-                "created_at": template["created_at"] - age,
-                "request": {"of": number} if age > NUM_QUEUED else template["request"],
-                "revision": 3,
-            }
-            if age > NUM_QUEUED + NUM_RUNNING:
-                ended = "failed" if number % 7 == 0 else "succeeded"
-                row |= {"state": ended, "finished_at": row["created_at"] + 60}
-            elif age > NUM_QUEUED:
-                row |= {"state": "running", "worker": f"h:{number}", "fence": 1, "attempt": 1}
-                row |= {"lease_until": template["created_at"] + 86400}
-            rows.append(row)
-        with engine.begin() as connection:
-            connection.execute(insert(jobs), rows)
+    JobStore(engine).submit(_REQUEST, tenant="template")
+    numbers, new_id = (
+        ("generate_series(1, :num_rows) AS rows (n)", "md5(n::text)")
+        if engine.dialect.name == "postgresql"
+        else (
+            "(WITH RECURSIVE rows (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM rows "
+            "WHERE n < :num_rows) SELECT n FROM rows) AS rows",
+            "lower(hex(randomblob(16)))",
+        )
+    )
+    fill = f"""
+        INSERT INTO jobs (id, tenant, state, progress, attempt, fence, cancel_requested, request,
+                          revision, created_at, started_at, finished_at, worker, lease_until)
+        SELECT {new_id}, 'tenant-' || CAST(n % :num_tenants AS TEXT),
+               CASE WHEN n > :first_queued THEN 'queued' WHEN n > :first_running THEN 'running'
+                    WHEN n % 7 = 0 THEN 'failed' ELSE 'succeeded' END,
+               0, 1, 1, false, old.request, 3, old.created_at - :num_rows + n,
+               CASE WHEN n <= :first_queued THEN old.created_at - :num_rows + n + 1 END,
+               CASE WHEN n <= :first_running THEN old.created_at - :num_rows + n + 60 END,
+               CASE WHEN n > :first_running AND n <= :first_queued THEN 'h:1' END,
+               CASE WHEN n > :first_running AND n <= :first_queued THEN old.created_at + 86400 END
+        FROM jobs AS old, {numbers} WHERE old.tenant = 'template'
+    """
+    first_queued = NUM_ROWS - NUM_QUEUED
+    values = {
+        "num_rows": NUM_ROWS,
+        "num_tenants": NUM_TENANTS,
+        "first_queued": first_queued,
+        "first_running": first_queued - NUM_RUNNING,
+    }
+    with engine.begin() as connection:
+        connection.execute(text(fill), values)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
 

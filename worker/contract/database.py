@@ -128,9 +128,10 @@ def is_up_to_date(engine: Engine) -> bool:
     """Return whether the record's schema is the one of this program."""
     try:
         with reading(engine).connect() as connection:
-            return connection.scalar(text("SELECT version_num FROM alembic_version")) == REVISION
+            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
     except (OperationalError, ProgrammingError):
         return False  # a new record; or one that is away, which will be said in a moment
+    return found == REVISION
 
 
 class _FileCheck:

@@ -74,7 +74,8 @@ class Question:
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
-        return asdict(self)
+        # The request as jobs have it, which older workers read, too.
+        return asdict(self) | {"request": self.request.to_json()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, not_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, select, update
 
 from momentum_core.failpoints import reach, record_execution
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
-from worker.contract.job_choice import choose_job, doable_by
-from worker.contract.job_record import announce, cancelled, change_job, read_job, read_upload
+from worker.contract.job_choice import beyond, choose_job, in_reach_of
+from worker.contract.job_record import (
+    announce,
+    cancelled,
+    change_job,
+    is_announced,
+    read_job,
+    read_upload,
+)
 from worker.contract.queue_store import (
     WAITING_FOR_SPACE,
     WAITING_FOR_WORKER,
@@ -23,6 +30,7 @@ from worker.contract.queue_store import (
     is_paused,
 )
 from worker.contract.tables import artifacts, events, jobs, uploads
+from worker.contract.worker_store import Device, has_idle_worker
 
 MAX_SPACE_WAITS = 10
 """How often a job may find the disk full before it has failed."""
@@ -45,12 +53,13 @@ class JobClaims:
         self._reader = reading(engine)
         self._lease_seconds = lease_seconds
 
-    def claim(self, job_id: str, *, worker: str) -> Claim | None:
+    def claim(self, job_id: str, *, worker: str, device: Device | None = None) -> Claim | None:
         """Take the queued job whose turn it is, as a message says that there are some.
 
         Args:
-            job_id: whose message it was; there may be others of its lane whose turn comes first.
+            job_id: whose message it was; there may be others whose turn comes first.
             worker: who takes it.
+            device: what that computes on; None can do everything.
 
         Returns:
             The claim, or None if there is none to be had: a repeated message changes nothing. Nor
@@ -61,14 +70,11 @@ class JobClaims:
             if is_paused(connection):
                 return None  # the relay announces it again once the queue goes on
             if is_draining(connection, worker):
-                _leave_to_others(connection, job_id)
+                _leave_to_others(connection, job_id, device)
                 return None
-            lane = connection.scalar(select(jobs.c.lane).where(jobs.c.id == job_id))
-            if lane is None:
-                return None
-            chosen = choose_job(connection, job_id, lane, worker=worker)
+            chosen = choose_job(connection, job_id, device=device)
             if chosen is None:
-                _leave_to_better(connection, job_id, worker)
+                _leave_to_better(connection, device)
                 return None
             row = change_job(
                 connection,
@@ -256,23 +262,37 @@ class JobClaims:
                 raise ClaimLostError
 
 
-def _leave_to_better(connection: Connection, job_id: str, worker: str) -> None:
-    """Say of a job that it waits for another worker, if it asks for more than this one has."""
-    beyond = and_(
-        jobs.c.id == job_id,
-        jobs.c.state == JobState.QUEUED,
-        jobs.c.waiting_for.is_(None),
-        not_(doable_by(worker)),
+def _leave_to_better(connection: Connection, device: Device | None) -> None:
+    """Say of the oldest job that asks for more than this worker has that it waits for another.
+
+    If one is idle that could do it, that is called; else the job is announced again by the relay.
+    """
+    oldest = (
+        select(jobs.c.id, jobs.c.memory_bytes)
+        .where(jobs.c.state == JobState.QUEUED, beyond(device), is_announced())
+        .order_by(jobs.c.created_at)
+        .limit(1)
+    )
+    job = connection.execute(oldest).one_or_none()
+    if job is None:
+        return
+    unsaid = and_(
+        jobs.c.id == job.id, jobs.c.state == JobState.QUEUED, jobs.c.waiting_for.is_(None)
     )
     reason = {"waiting_for": WAITING_FOR_WORKER}
-    change_job(connection, beyond, reason, kind="waiting", data=reason)
+    change_job(connection, unsaid, reason, kind="waiting", data=reason)
+    if job.memory_bytes is not None and has_idle_worker(connection, job.memory_bytes):
+        announce(connection, job.id)
 
 
-def _leave_to_others(connection: Connection, job_id: str) -> None:
+def _leave_to_others(connection: Connection, job_id: str, device: Device | None) -> None:
     """Send the message of a job that waits once more: who took it may not take the job."""
-    queued = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
-    if connection.scalar(queued) is not None:
-        announce(connection, job_id)
+    waits = and_(jobs.c.state == JobState.QUEUED, in_reach_of(device), is_announced())
+    # Another's, if its own has been taken by another's message.
+    own_first = (jobs.c.id != job_id, jobs.c.created_at)
+    found = connection.scalar(select(jobs.c.id).where(waits).order_by(*own_first).limit(1))
+    if found is not None:
+        announce(connection, found)
 
 
 def change_all_cancelled(connection: Connection, where: ColumnElement[bool]) -> int:

@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, update
 
 from worker.contract.database import database_now
 from worker.contract.job import Job, JobError, JobState, Stage, Upload
 from worker.contract.origin import origin
+from worker.contract.queue_store import WAITING_FOR_WORKER
 from worker.contract.request import PRIORITIES, ConvertRequest
 from worker.contract.tables import events, job_tags, jobs, outbox, uploads
 from worker.contract.webhook_messages import note_messages
@@ -77,6 +78,15 @@ def cancelled() -> dict[str, Any]:
         "waiting_for": None,
         "finished_at": database_now(),
     }
+
+
+def is_announced() -> ColumnElement[bool]:
+    """Return the condition that a queued job has a message, or gets one by itself.
+
+    What waits for its queue or for space is announced when that is there; a better worker, for
+    which others wait, may come at any time.
+    """
+    return or_(jobs.c.waiting_for.is_(None), jobs.c.waiting_for == WAITING_FOR_WORKER)
 
 
 def announce(connection: Connection, job_id: str) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, Select, and_, func, or_, select, update
+from sqlalchemy import Engine, Select, and_, func, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import JobState
-from worker.contract.job_record import announce, change_job
+from worker.contract.job_record import announce, change_job, is_announced
 from worker.contract.queue_store import (
     WAITING_FOR_QUEUE,
     WAITING_FOR_SPACE,
-    WAITING_FOR_WORKER,
     is_paused,
     is_paused_now,
 )
@@ -21,6 +20,9 @@ from worker.contract.tables import jobs, outbox
 
 MAX_MESSAGES = 100
 """Messages taken in one round."""
+
+MAX_REPEATED = 500
+"""Messages of a lane that are sent again in one round."""
 
 MAX_SETTLED = 500
 """Jobs of a paused queue that change in one round."""
@@ -124,25 +126,29 @@ class Outbox:
         """
         last_sent = select(func.max(outbox.c.sent_at)).where(outbox.c.job_id == jobs.c.id)
         unsent = select(outbox.c.id).where(outbox.c.job_id == jobs.c.id, outbox.c.sent_at.is_(None))
-        # What waits for its queue or for space is announced when that is there; a better worker,
-        # for which others wait, may come at any time.
-        is_announced = or_(jobs.c.waiting_for.is_(None), jobs.c.waiting_for == WAITING_FOR_WORKER)
-        waits = and_(jobs.c.state == JobState.QUEUED, is_announced)
+        waits = and_(jobs.c.state == JobState.QUEUED, is_announced())
         queued = and_(waits, ~unsent.exists())
         by_lane = select(jobs.c.lane, func.count()).where(queued).group_by(jobs.c.lane)
         with self._reader.connect() as connection:
             num_waiting = connection.execute(by_lane).all()
-        silent = [lane for lane, found in num_waiting if found > num_at_broker(lane)]
-        if not silent:
+        missing = {lane: found - num_at_broker(lane) for lane, found in num_waiting}
+        if not any(found > 0 for found in missing.values()):
             return 0
         # The collector forgets messages that were sent long ago.
         last = func.coalesce(last_sent.scalar_subquery(), 0.0)
-        stale = and_(queued, jobs.c.lane.in_(silent), last < database_now() - older_than_seconds)
+        stale = and_(queued, last < database_now() - older_than_seconds)
+        num_added = 0
         with self._engine.begin() as connection:
-            lost = connection.scalars(select(jobs.c.id).where(stale)).all()
-            for job_id in lost:
-                announce(connection, job_id)
-        return len(lost)
+            for lane, found in missing.items():
+                if found <= 0:
+                    continue
+                # A message is good for any job of its lane: so many are enough.
+                query = select(jobs.c.id).where(stale, jobs.c.lane == lane)
+                query = query.order_by(jobs.c.created_at).limit(min(found, MAX_REPEATED))
+                for job_id in connection.scalars(query).all():
+                    announce(connection, job_id)
+                    num_added += 1
+        return num_added
 
 
 def _unsettled(paused: bool) -> Select[str]:

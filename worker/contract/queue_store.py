@@ -52,10 +52,10 @@ class QueueStore:
     def all(self) -> list[QueueState]:
         """Return all queues, by name."""
         # Every job waits in the one queue that there is for jobs.
-        # Those that wait for space or for a better worker would have no use for more workers.
+        # Those that wait for space would have no use for more workers.
         waits_for_worker = and_(
             jobs.c.state == JobState.QUEUED,
-            or_(jobs.c.waiting_for.is_(None), jobs.c.waiting_for == WAITING_FOR_QUEUE),
+            or_(jobs.c.waiting_for.is_(None), jobs.c.waiting_for != WAITING_FOR_SPACE),
         )
         since = {
             lane: database_now()

@@ -85,7 +85,7 @@ class WorkerNeeds:
     def __post_init__(self) -> None:
         if self.memory_bytes is not None and not 0 < self.memory_bytes <= MAX_MEMORY_BYTES:
             raise ConfigError(
-                "worker.memory_bytes must be a number of bytes above 0, such as 24000000000, got "
+                "worker.memory_bytes must be a number of bytes above 0, such as 20000000000, got "
                 f"{self.memory_bytes}"
             )
 
@@ -177,7 +177,7 @@ class ConvertRequest:
     @property
     def version(self) -> int:
         """The first `REQUEST_VERSION` that knows all that is asked for."""
-        return 1 if (self.worker, self.priority) == (WorkerNeeds(), "normal") else REQUEST_VERSION
+        return 1 if (self.worker, self.priority) == (WorkerNeeds(), "normal") else 2
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as JSON values."""

@@ -68,7 +68,7 @@ jobs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("waiting_for", String(32)),
     Column("request", _JSON, nullable=False),
-    # `REQUEST_VERSION` of who recorded it.
+    # The first `REQUEST_VERSION` that knows all that is asked for.
     Column("request_version", Integer, nullable=False, server_default="1"),
     # Which workers it is for: their kind of device, or any (`worker.contract.messages`).
     Column("lane", String(16), nullable=False, server_default="any"),
@@ -92,7 +92,8 @@ jobs = Table(
     Index(None, "tenant", "created_at", "id"),
     Index(None, "tenant", "state", "created_at", "id"),
     # What a claim chooses by.
-    Index(None, "state", "lane", "tenant", "priority_rank", "created_at", "id"),
+    Index(None, "state", "tenant", "priority_rank", "created_at", "id", "lane"),
+    Index(None, "tenant", "started_at"),
     # What the relay looks for in every round.
     Index(None, "state", "lease_until"),
     Index(None, "state", "waiting_for", "created_at"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Row, and_, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, insert, select, update
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import JobState
@@ -67,6 +67,20 @@ _WORKERS = (
     .outerjoin(jobs, and_(jobs.c.worker == workers.c.name, jobs.c.state == JobState.RUNNING))
     .order_by(workers.c.name)
 )
+
+
+def has_idle_worker(connection: Connection, memory_bytes: int) -> bool:
+    """Return whether a worker with so much memory waits for a job."""
+    has_job = select(jobs.c.id).where(
+        jobs.c.worker == workers.c.name, jobs.c.state == JobState.RUNNING
+    )
+    idle = select(workers.c.name).where(
+        workers.c.device_bytes >= memory_bytes,
+        workers.c.seen_at > database_now() - SILENT_SECONDS,
+        ~workers.c.is_draining,
+        ~has_job.exists(),
+    )
+    return connection.scalar(idle.limit(1)) is not None
 
 
 class WorkerStore:

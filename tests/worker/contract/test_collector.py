@@ -62,7 +62,7 @@ def test_old_files_without_a_job_go_and_the_others_stay(store, claims, files, co
 
 
 def test_states_to_go_on_from_stay_while_their_job_may_go_on(store, claims, files, collector):
-    waiting, ended = (store.submit(ConvertRequest(), tenant="t").id for _ in range(2))
+    ended, waiting = (store.submit(ConvertRequest(), tenant="t").id for _ in range(2))
     claims.succeed(claims.claim(ended, worker="w"), result={}, files=[])
     for name in (waiting, ended, "0" * 32):
         files.unfinished_path(name).mkdir()
@@ -190,7 +190,7 @@ def test_jobs_that_ended_long_ago_go_with_their_files(engine, store, claims, fil
 def test_what_waits_or_runs_never_expires_and_without_a_time_nothing_does(
     engine, store, claims, files, collector, expiring
 ):
-    waiting, running = (store.submit(ConvertRequest(), tenant="t").id for _ in range(2))
+    running, waiting = (store.submit(ConvertRequest(), tenant="t").id for _ in range(2))
     claims.claim(running, worker="w")
     for one in (waiting, running):
         with engine.begin() as connection:
@@ -201,7 +201,7 @@ def test_what_waits_or_runs_never_expires_and_without_a_time_nothing_does(
                 .values(created_at=long_ago, started_at=long_ago)
             )
     assert expiring.drop_expired() == 0
-    ended = store.submit(ConvertRequest(), tenant="t").id
+    ended = store.submit(ConvertRequest(), tenant="idle").id
     end(claims, files, ended, b"x")
     grow_old(engine, ended)
     assert collector.drop_expired() == 0

@@ -18,7 +18,8 @@ def upgrade() -> None:
     ):
         op.add_column("jobs", column)
     op.create_index(
-        "ix_jobs_state_lane_tenant_priority_rank_created_at_id",
+        "ix_jobs_state_tenant_priority_rank_created_at_id_lane",
         "jobs",
-        ["state", "lane", "tenant", "priority_rank", "created_at", "id"],
+        ["state", "tenant", "priority_rank", "created_at", "id", "lane"],
     )
+    op.create_index("ix_jobs_tenant_started_at", "jobs", ["tenant", "started_at"])
