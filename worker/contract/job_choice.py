@@ -19,15 +19,18 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from worker.contract.database import database_now
 from worker.contract.job import JobState
 from worker.contract.job_record import is_announced
 from worker.contract.request import REQUEST_VERSION
-from worker.contract.tables import jobs
+from worker.contract.tables import jobs, tenants
 from worker.contract.worker_store import Device, kind_of
 
 MAX_TENANTS = 50
-"""Tenants whose jobs are tried in turn, should others take them at this moment."""
+"""Tenants whose jobs are tried in turn."""
 
 
 def choose_job(connection: Connection, announced: str, *, device: Device | None) -> str | None:
@@ -43,8 +46,8 @@ def choose_job(connection: Connection, announced: str, *, device: Device | None)
     wanted = and_(
         jobs.c.state == JobState.QUEUED, in_reach_of(device), may_start, doable_by(device)
     )
-    in_turn = _tenants_in_turn(connection, wanted, device)[:MAX_TENANTS]
-    # Should others have all of those at this moment: whatever is left, of whomever.
+    in_turn = _tenants_in_turn(connection, device)
+    # Should others have all of those at this moment, or none be doable: whatever is left.
     for condition in (*(jobs.c.tenant == tenant for tenant in in_turn), true()):
         query = select(jobs.c.id).where(wanted, condition).order_by(*_IN_TURN).limit(1)
         # No more than the update takes: a message for the job may be written meanwhile.
@@ -77,10 +80,20 @@ def beyond(device: Device | None) -> ColumnElement[bool]:
 _IN_TURN = (jobs.c.priority_rank, jobs.c.created_at, jobs.c.id)
 
 
-def _tenants_in_turn(
-    connection: Connection, wanted: ColumnElement[bool], device: Device | None
-) -> list[str]:
-    """Return the tenants that have such jobs, whose turn it is first."""
+def note_served(connection: Connection, tenant: str) -> None:
+    """Remember that a job of a tenant starts now: others come first next time."""
+    is_on_sqlite = connection.dialect.name == "sqlite"
+    make = sqlite_insert(tenants) if is_on_sqlite else postgresql_insert(tenants)
+    now = {"served_at": database_now()}
+    connection.execute(
+        make.values(name=tenant, **now).on_conflict_do_update(
+            index_elements=[tenants.c.name], set_=now
+        )
+    )
+
+
+def _tenants_in_turn(connection: Connection, device: Device | None) -> list[str]:
+    """Return the tenants with queued jobs for a kind of device, whose turn it is first."""
     waiting = _waiting_tenants(device)
     running = (
         select(jobs.c.tenant, func.count().label("num_running"))
@@ -88,24 +101,19 @@ def _tenants_in_turn(
         .group_by(jobs.c.tenant)
         .subquery()
     )
-    own = jobs.c.tenant == waiting.c.tenant
-    served = select(func.max(jobs.c.started_at)).where(own).scalar_subquery()
-    first = (
-        select(jobs.c.created_at).where(wanted, own).order_by(*_IN_TURN).limit(1).scalar_subquery()
-    )
     query = (
-        select(
-            waiting.c.tenant,
-            func.coalesce(running.c.num_running, 0).label("num_running"),
-            func.coalesce(served, 0.0).label("served_at"),
-            first.label("since"),
-        )
+        select(waiting.c.tenant)
         .outerjoin(running, running.c.tenant == waiting.c.tenant)
+        .outerjoin(tenants, tenants.c.name == waiting.c.tenant)
         .where(waiting.c.tenant.is_not(None))
-        # By name, or each would be looked for again.
-        .order_by("num_running", "served_at", "since")
+        .order_by(
+            func.coalesce(running.c.num_running, 0),
+            func.coalesce(tenants.c.served_at, 0.0),
+            waiting.c.tenant,
+        )
+        .limit(MAX_TENANTS)
     )
-    return [row.tenant for row in connection.execute(query) if row.since is not None]
+    return list(connection.scalars(query))
 
 
 def _waiting_tenants(device: Device | None) -> CTE:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, insert, select, 
 from momentum_core.failpoints import reach, record_execution
 from worker.contract.database import database_now, reading
 from worker.contract.job import Artifact, Claim, Job, JobError, JobState, Stage, Upload
-from worker.contract.job_choice import beyond, choose_job, in_reach_of
+from worker.contract.job_choice import beyond, choose_job, in_reach_of, note_served
 from worker.contract.job_record import (
     announce,
     cancelled,
@@ -93,6 +93,8 @@ class JobClaims:
                 kind="started",
                 data={"worker": worker},
             )
+            if row is not None:
+                note_served(connection, row.tenant)
             reach("claim.uncommitted")
         if row is None:
             return None

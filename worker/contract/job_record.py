@@ -52,7 +52,10 @@ def change_job(
         update(jobs)
         .where(where)
         .values(revision=jobs.c.revision + 1, **values)
-        .returning(jobs.c.id, jobs.c.revision, jobs.c.attempt, jobs.c.fence, jobs.c.origin)
+        .returning(
+            *(jobs.c.id, jobs.c.tenant, jobs.c.revision),
+            *(jobs.c.attempt, jobs.c.fence, jobs.c.origin),
+        )
     ).one_or_none()
     if row is not None:
         connection.execute(

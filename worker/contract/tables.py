@@ -93,7 +93,6 @@ jobs = Table(
     Index(None, "tenant", "state", "created_at", "id"),
     # What a claim chooses by.
     Index(None, "state", "tenant", "priority_rank", "created_at", "id", "lane"),
-    Index(None, "tenant", "started_at"),
     # What the relay looks for in every round.
     Index(None, "state", "lease_until"),
     Index(None, "state", "waiting_for", "created_at"),
@@ -248,6 +247,14 @@ queues = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("paused_at", Double),
+)
+
+# Whose turn it is: who was served longest ago.
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("served_at", Double, nullable=False),
 )
 
 # What is gone still counts: a row for each state that a job can end in.

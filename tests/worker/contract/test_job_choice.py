@@ -76,8 +76,8 @@ def test_who_sends_many_does_not_keep_out_who_sends_one(store, claims):
     few = [submit(store, "few"), submit(store, "few")]
     one = submit(store, "one")
     taken = [turn(claims, each) for each in (*many, *few, one)]
-    # By turns, the longest waiting first; then what is left.
-    wanted = [many[0], few[0], one, many[1], few[1], many[2], many[3]]
+    # By turns (who was never served, by name); then what is left.
+    wanted = [few[0], many[0], one, few[1], many[1], many[2], many[3]]
     assert taken == [each.id for each in wanted]
     assert turn(claims, one) is None
 
@@ -98,8 +98,8 @@ def test_a_tenants_most_urgent_job_comes_first_and_it_gains_nothing_over_others(
     modest = submit(store, "other", priority="low")
     high = submit(store, priority="high")
     taken = [turn(claims, each) for each in (low, normal, modest, high)]
-    # The other's job is older than the urgent one; then it is the one that runs more.
-    assert taken == [modest.id, high.id, normal.id, low.id]
+    # Then it is the other's turn, and after that what is left.
+    assert taken == [high.id, modest.id, normal.id, low.id]
 
 
 def test_a_job_is_for_its_kind_of_device(store, claims, outbox: Outbox):

@@ -1,4 +1,4 @@
-"""What a claim chooses by: a job's lane, the memory it takes, and how urgent it is."""
+"""What a claim chooses by: a job's lane, its memory and urgency, and when tenants were served."""
 
 from __future__ import annotations
 
@@ -22,4 +22,9 @@ def upgrade() -> None:
         "jobs",
         ["state", "tenant", "priority_rank", "created_at", "id", "lane"],
     )
-    op.create_index("ix_jobs_tenant_started_at", "jobs", ["tenant", "started_at"])
+    op.create_table(
+        "tenants",
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("served_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_tenants"),
+    )
