@@ -38,6 +38,7 @@ REPEATS = 200
 CLAIMERS, CLAIM_PROCESSES = 200, 4
 WORK_SECONDS, CONTENTION_SECONDS = 4.0, 30.0
 """Claimers that work for this long on average: fifty claims a second of 200 workers."""
+WARM_SECONDS = 8.0
 BEAT_SECONDS = 10.0
 
 _REQUEST = ConvertRequest(source=Source(zoo="digits_resnet26"))
@@ -133,6 +134,10 @@ def _fill(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text(fill), values)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if engine.dialect.name == "postgresql":
+            # As a record is that has lived for years; these go on by themselves otherwise.
+            connection.execute(text("VACUUM"))
+            connection.execute(text("CHECKPOINT"))
         connection.execute(text("ANALYZE"))
 
 
@@ -151,8 +156,9 @@ def _contention(url: str) -> Iterator[Claim]:
         for line in told.splitlines():
             job_id, took = line.split()
             taken.append(job_id)
-            seconds.append(float(took))
-    rate = len(taken) / CONTENTION_SECONDS
+            if took != "None":
+                seconds.append(float(took))
+    rate = len(seconds) / CONTENTION_SECONDS
     _say(
         f"  {CLAIMERS} claimers: {len(taken)} claims, {rate:.0f} a second; median "
         f"{1000 * statistics.median(seconds):.1f} ms, p99 {1000 * _p99(seconds):.1f} ms\n"
@@ -166,8 +172,9 @@ def _claim_in_threads(url: str, seed: int) -> None:
     engine = open_database(url)
     claims, store = JobClaims(engine, lease_seconds=3600), JobStore(engine)
     waiting = store.find(tenant="tenant-3", states=[JobState.QUEUED], limit=1)[0].id
-    found: list[tuple[str, float]] = []
-    until = time.monotonic() + CONTENTION_SECONDS
+    found: list[tuple[str, float | None]] = []
+    warm = time.monotonic() + WARM_SECONDS
+    until = warm + CONTENTION_SECONDS
 
     def work(number: int) -> None:
         chance = random.Random(1000 * seed + number)
@@ -179,7 +186,8 @@ def _claim_in_threads(url: str, seed: int) -> None:
             claim = claims.claim(waiting, worker=f"{seed}:{number}")
             took = time.monotonic() - began
             assert claim is not None
-            found.append((claim.job_id, took))
+            # At first everybody connects, which a worker has done long before.
+            found.append((claim.job_id, took if began > warm else None))
 
     threads = [
         threading.Thread(target=work, args=(number,))

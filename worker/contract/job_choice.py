@@ -8,6 +8,8 @@ the same counts.
 
 from __future__ import annotations
 
+from itertools import chain
+
 from sqlalchemy import (
     CTE,
     ColumnElement,
@@ -48,7 +50,7 @@ def choose_job(connection: Connection, announced: str, *, device: Device | None)
     )
     in_turn = _tenants_in_turn(connection, device)
     # Should others have all of those at this moment, or none be doable: whatever is left.
-    for condition in (*(jobs.c.tenant == tenant for tenant in in_turn), true()):
+    for condition in chain((jobs.c.tenant == tenant for tenant in in_turn), (true(),)):
         query = select(jobs.c.id).where(wanted, condition).order_by(*_IN_TURN).limit(1)
         # No more than the update takes: a message for the job may be written meanwhile.
         found = connection.scalar(query.with_for_update(skip_locked=True, key_share=True))
