@@ -71,7 +71,8 @@ def test_a_download_goes_on_where_the_line_broke(call_at, port, job_id, tmp_path
     with cutting_proxy(port, cuts=(1_000_000,) * 3) as proxy:
         path = call_at(proxy.url)("job", "download", args=(job_id,), target=tmp_path)
         assert proxy.num_cut >= 2
-        assert proxy.num_bytes < 1.3 * len(CONTENT)
+        # What was on its way when the line broke comes twice.
+        assert proxy.num_bytes < 1.6 * len(CONTENT)
     assert path.read_bytes() == CONTENT
     assert list(tmp_path.glob(".*part")) == []
 
