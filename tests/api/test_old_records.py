@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic import command
-from alembic.config import Config
 from sqlalchemy import JSON, Boolean, MetaData, insert
 
 from api.app import create_app
@@ -19,6 +17,7 @@ from tests.conftest import ROOT
 from worker.contract.database import create_database_engine
 from worker.contract.job_claims import JobClaims
 from worker.contract.outbox import Outbox
+from worker.contract.schema import migrations
 from worker.contract.settings import Settings
 
 FOLDER = ROOT / "tests" / "old_files"
@@ -60,8 +59,7 @@ def old(request, database, tmp_path):
 
 def _fill(database: str, revision: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     """Make the tables of a revision, and put in what was in them then."""
-    config = Config()
-    config.set_main_option("script_location", str(files("worker.contract") / "migrations"))
+    config = migrations()
     engine = create_database_engine(database)
     tables = MetaData()
     with engine.begin() as connection:

@@ -78,7 +78,7 @@ def open_database(url: str) -> Engine:
     if engine.url.get_backend_name() == "sqlite" and engine.url.database:
         _make_file(Path(engine.url.database))
     if not is_up_to_date(engine):
-        # Alembic is a quarter of what importing this module would take.
+        # Every process comes by here, and hardly any needs Alembic.
         from worker.contract.schema import upgrade_schema
 
         upgrade_schema(engine)

@@ -270,7 +270,7 @@ def _leave_to_better(connection: Connection, device: Device | None) -> None:
     If one is idle that could do it, that is called; else the job is announced again by the relay.
     """
     oldest = (
-        select(jobs.c.id, jobs.c.memory_bytes)
+        select(jobs.c.id, jobs.c.lane, jobs.c.memory_bytes)
         .where(jobs.c.state == JobState.QUEUED, beyond(device), is_announced())
         .order_by(jobs.c.created_at)
         .limit(1)
@@ -283,7 +283,8 @@ def _leave_to_better(connection: Connection, device: Device | None) -> None:
     )
     reason = {"waiting_for": WAITING_FOR_WORKER}
     change_job(connection, unsaid, reason, kind="waiting", data=reason)
-    if job.memory_bytes is not None and has_idle_worker(connection, job.memory_bytes):
+    needed = job.memory_bytes
+    if needed is not None and has_idle_worker(connection, job.lane, needed):
         announce(connection, job.id)
 
 

@@ -21,10 +21,16 @@ class NewerDatabaseError(MomentumError):
     code = "newer_database"
 
 
-def upgrade_schema(engine: Engine) -> None:
-    """Apply the migrations that are missing, in one transaction; others wait meanwhile."""
+def migrations() -> Config:
+    """Return Alembic's configuration: where the migrations are."""
     config = Config()
     config.set_main_option("script_location", str(files("worker.contract") / "migrations"))
+    return config
+
+
+def upgrade_schema(engine: Engine) -> None:
+    """Apply the migrations that are missing, in one transaction; others wait meanwhile."""
+    config = migrations()
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             # Others may upgrade for longer than anybody waits for a row.

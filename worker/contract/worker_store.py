@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, Row, and_, delete, insert, select, up
 
 from worker.contract.database import database_now, reading
 from worker.contract.job import JobState
+from worker.contract.messages import CONVERT_QUEUE
 from worker.contract.tables import jobs, workers
 
 SILENT_SECONDS = 15.0
@@ -69,18 +70,22 @@ _WORKERS = (
 )
 
 
-def has_idle_worker(connection: Connection, memory_bytes: int) -> bool:
-    """Return whether a worker with so much memory waits for a job."""
+def has_idle_worker(connection: Connection, lane: str, memory_bytes: int) -> bool:
+    """Return whether a worker that takes jobs of a lane and has so much memory waits for one."""
     has_job = select(jobs.c.id).where(
         jobs.c.worker == workers.c.name, jobs.c.state == JobState.RUNNING
     )
-    idle = select(workers.c.name).where(
+    idle = select(workers.c.queues, workers.c.device).where(
         workers.c.device_bytes >= memory_bytes,
         workers.c.seen_at > database_now() - SILENT_SECONDS,
         ~workers.c.is_draining,
         ~has_job.exists(),
     )
-    return connection.scalar(idle.limit(1)) is not None
+    # An inspection worker is one, too, and is never busy with a job.
+    return any(
+        CONVERT_QUEUE in row.queues and lane in ("any", kind_of(row.device))
+        for row in connection.execute(idle)
+    )
 
 
 class WorkerStore:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing
-from importlib.resources import files
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
@@ -19,7 +17,7 @@ from worker.contract.database import (
     create_database_engine,
     open_database,
 )
-from worker.contract.schema import upgrade_schema
+from worker.contract.schema import migrations, upgrade_schema
 from worker.contract.tables import REVISION, metadata
 
 
@@ -32,9 +30,7 @@ def test_the_migrations_make_the_tables_of_the_code(engine):
 
 def test_the_tables_are_those_of_the_newest_migration():
     """Or a process would not see that there is something to bring up to date."""
-    config = Config()
-    config.set_main_option("script_location", str(files("worker.contract") / "migrations"))
-    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
+    assert ScriptDirectory.from_config(migrations()).get_heads() == [REVISION]
 
 
 def test_an_upgrade_of_what_is_up_to_date_changes_nothing(engine, store, job):

@@ -14,7 +14,7 @@ from momentum_core.errors import ConfigError
 from worker.contract.job import Claim, Job, JobState
 from worker.contract.job_claims import JobClaims
 from worker.contract.job_store import JobStore
-from worker.contract.messages import CONVERT_QUEUE, queue_of
+from worker.contract.messages import CONVERT_QUEUE, INSPECT_QUEUE, queue_of
 from worker.contract.outbox import Outbox
 from worker.contract.request import REQUEST_VERSION, ConvertRequest, Source, WorkerNeeds
 from worker.contract.tables import jobs
@@ -155,6 +155,29 @@ def test_a_worker_that_is_too_small_calls_one_that_is_idle(engine, store, claims
     assert claims.claim(message.job_id, worker="large", device=enough) is not None
     # It is not idle any more: the relay repeats the message later.
     assert turn(claims, second, "small", small) is None
+    assert outbox.waiting() == []
+
+
+def test_a_worker_that_is_too_small_calls_nobody_who_cannot_do_it_either(
+    engine, store, claims, outbox
+):
+    """An idle inspection worker, or another kind of device: it would be called for ever."""
+    workers, small = WorkerStore(engine), gpu(8 << 30)
+    large_cpu = Device(name="cpu", model="x86_64", memory_bytes=256 << 30, num_threads=64)
+    for name, queue in (("cpu", CONVERT_QUEUE), ("inspection", INSPECT_QUEUE)):
+        workers.announce(name, queues=[queue], version="1", torch_version="2")
+        assert workers.describe(name, large_cpu)
+    on_gpu = submit(store, **needs(device="cuda", memory_bytes=24 << 30))
+    for message in outbox.waiting():
+        outbox.mark_sent(message)
+    assert turn(claims, on_gpu, "small", small) is None
+    assert outbox.waiting() == []
+    claims.cancel(claims.claim(on_gpu.id, worker="large"))
+    anywhere = submit(store, **needs(memory_bytes=24 << 30))
+    for message in outbox.waiting():
+        outbox.mark_sent(message)
+    workers.leave("cpu")
+    assert turn(claims, anywhere, "small", small) is None
     assert outbox.waiting() == []
 
 
