@@ -125,6 +125,8 @@ class Relay:
             logger.info("%d jobs go on: the disk has room again", resumed)
         if settled := self._outbox.settle_paused():
             logger.info("%d jobs were told that their queue is paused, or goes on", settled)
+        if told := self._outbox.tell_without_worker():
+            logger.warning("%d jobs wait for a kind of worker that is not there", told)
         lost = self._outbox.announce_again(
             num_at_broker=self._num_at_broker, older_than_seconds=LOST_AFTER_SECONDS
         )

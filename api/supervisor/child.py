@@ -15,8 +15,8 @@ MAX_PAUSE_SECONDS = 30.0
 _TAIL_BYTES = 64 << 10
 """Of a log, read to show its last lines."""
 
-_STEADY_SECONDS = 60.0
-"""A process that ran this long did not fail at its start."""
+_STEADY_SECONDS = 10.0
+"""A process that ran this long did not fail at its start: it is started again at once."""
 
 
 class Child:

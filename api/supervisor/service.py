@@ -97,7 +97,7 @@ class LocalService:
 
     def watch(self, stopped: threading.Event, say: Callable[[str], None]) -> None:
         """Start again what ends by itself, until `stopped` is set."""
-        while not stopped.wait(0.5):
+        while not stopped.wait(_POLL_SECONDS):
             for child in self.children:
                 happened = child.restart_if_ended()
                 if happened is not None:

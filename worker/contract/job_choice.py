@@ -20,6 +20,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -84,14 +85,15 @@ _IN_TURN = (jobs.c.priority_rank, jobs.c.created_at, jobs.c.id)
 
 def note_served(connection: Connection, tenant: str) -> None:
     """Remember that a job of a tenant starts now: others come first next time."""
-    is_on_sqlite = connection.dialect.name == "sqlite"
-    make = sqlite_insert(tenants) if is_on_sqlite else postgresql_insert(tenants)
     now = {"served_at": database_now()}
-    connection.execute(
-        make.values(name=tenant, **now).on_conflict_do_update(
-            index_elements=[tenants.c.name], set_=now
-        )
-    )
+    mine = select(tenants.c.name).where(tenants.c.name == tenant)
+    # Who claims another job of the tenant at this moment writes the same: nobody waits for that.
+    free = mine.with_for_update(skip_locked=True)
+    noted = connection.execute(update(tenants).where(tenants.c.name.in_(free)).values(now))
+    if noted.rowcount == 0:
+        is_on_sqlite = connection.dialect.name == "sqlite"
+        make = sqlite_insert(tenants) if is_on_sqlite else postgresql_insert(tenants)
+        connection.execute(make.values(name=tenant, **now).on_conflict_do_nothing())
 
 
 def _tenants_in_turn(connection: Connection, device: Device | None) -> list[str]:

@@ -13,10 +13,12 @@ from worker.contract.job_record import announce, change_job, is_announced
 from worker.contract.queue_store import (
     WAITING_FOR_QUEUE,
     WAITING_FOR_SPACE,
+    WAITING_FOR_WORKER,
     is_paused,
     is_paused_now,
 )
 from worker.contract.tables import jobs, outbox
+from worker.contract.worker_store import kinds_at_work
 
 MAX_MESSAGES = 100
 """Messages taken in one round."""
@@ -84,6 +86,33 @@ class Outbox:
                 elif change_job(connection, where, {"waiting_for": None}, kind="resumed"):
                     announce(connection, job_id)
         return len(found)
+
+    def tell_without_worker(self) -> int:
+        """Say of queued jobs for a kind of device that no such worker is there.
+
+        Their messages lie at the broker: the first one that starts takes them.
+
+        Returns:
+            How many jobs were told, at most `MAX_SETTLED`: the longest waiting ones come first.
+        """
+        # Nobody takes a job for any worker where there is none: that is seen by other means.
+        for_a_kind = and_(
+            jobs.c.state == JobState.QUEUED, jobs.c.waiting_for.is_(None), jobs.c.lane != "any"
+        )
+        query = select(jobs.c.id, jobs.c.lane).where(for_a_kind).order_by(jobs.c.created_at)
+        with self._reader.connect() as connection:
+            found = connection.execute(query.limit(MAX_SETTLED)).all()
+            kinds = kinds_at_work(connection) if found else None
+        if kinds is None:
+            return 0
+        reason, num_told = {"waiting_for": WAITING_FOR_WORKER}, 0
+        with self._engine.begin() as connection:
+            for job_id, lane in found:
+                if lane not in kinds:
+                    where = and_(jobs.c.id == job_id, for_a_kind)
+                    row = change_job(connection, where, reason, kind="waiting", data=reason)
+                    num_told += row is not None
+        return num_told
 
     def resume_with_space(self, *, has_space: Callable[[], bool]) -> int:
         """Let jobs go on that found the disk full, once it is not.

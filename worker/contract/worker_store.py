@@ -88,6 +88,15 @@ def has_idle_worker(connection: Connection, lane: str, memory_bytes: int) -> boo
     )
 
 
+def kinds_at_work(connection: Connection) -> set[str] | None:
+    """Return the kinds of device that living workers compute on; None: one does not know it yet."""
+    alive = select(workers.c.queues, workers.c.device).where(
+        workers.c.seen_at > database_now() - SILENT_SECONDS
+    )
+    devices = [row.device for row in connection.execute(alive) if CONVERT_QUEUE in row.queues]
+    return None if None in devices else {kind_of(device) for device in devices}
+
+
 class WorkerStore:
     """The workers' table; workers write it, and whoever runs the service."""
 

@@ -226,3 +226,29 @@ def test_claims_at_the_same_time_take_different_jobs(store, claims):
     for thread in threads:
         thread.join()
     assert Counter(taken) == Counter(one.id for one in waiting)
+
+
+def test_a_job_for_a_kind_of_worker_that_is_not_there_says_so(engine, store, claims, outbox):
+    wants_gpu = submit(store, **needs(device="cuda"))
+    anybody = submit(store)
+    workers = WorkerStore(engine)
+    workers.announce("cpu:1", queues=[CONVERT_QUEUE], version="1", torch_version="2")
+    assert outbox.tell_without_worker() == 0, "it may turn out to compute on a GPU"
+    workers.describe("cpu:1", CPU)
+    assert outbox.tell_without_worker() == 1
+    assert outbox.tell_without_worker() == 0
+    waits = [store.get(job.id, tenant="default").waiting_for for job in (wants_gpu, anybody)]
+    assert waits == ["worker", None]
+    claim = claims.claim(wants_gpu.id, worker="gpu:1", device=gpu())
+    assert claim is not None
+    assert claim.job_id == wants_gpu.id, "the first one of its kind takes it"
+    assert store.get(wants_gpu.id, tenant="default").waiting_for is None
+
+
+def test_a_job_for_a_kind_of_worker_that_is_there_waits_for_nothing(engine, store, outbox):
+    job = submit(store, **needs(device="cuda"))
+    workers = WorkerStore(engine)
+    workers.announce("gpu:1", queues=[CONVERT_QUEUE], version="1", torch_version="2")
+    workers.describe("gpu:1", gpu())
+    assert outbox.tell_without_worker() == 0
+    assert store.get(job.id, tenant="default").waiting_for is None
