@@ -31,6 +31,7 @@ class Child:
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
+        self._ended_at: float | None = None
         self._pause_seconds = 0.0
 
     @property
@@ -53,7 +54,7 @@ class Child:
                 # Ctrl-C is for the supervisor, which stops its children in order.
                 start_new_session=True,
             )
-        self._started_at = time.monotonic()
+        self._started_at, self._ended_at = time.monotonic(), None
 
     def has_ended(self) -> bool:
         """Whether the process ended by itself."""
@@ -67,10 +68,12 @@ class Child:
         """
         if not self.has_ended():
             return None
-        ran_for = time.monotonic() - self._started_at
-        if ran_for > _STEADY_SECONDS:
-            self._pause_seconds = 0.0
-        if ran_for < self._pause_seconds:
+        now = time.monotonic()
+        if self._ended_at is None:
+            self._ended_at = now
+            if now - self._started_at > _STEADY_SECONDS:
+                self._pause_seconds = 0.0
+        if now - self._ended_at < self._pause_seconds:
             return None
         self._pause_seconds = min(MAX_PAUSE_SECONDS, 2 * self._pause_seconds + 1)
         assert self._process is not None
