@@ -54,8 +54,8 @@ def _work(service: Stack, seconds: float) -> tuple[int, dict[str, list[float]]]:
 
 
 def _sample(service: Stack, samples: dict[str, list[float]]) -> None:
-    for part in PARTS:
-        pid = service.pid(part)
+    pids = {part: service.pid(part) for part in PARTS} | {"worker's child": service.child()}
+    for part, pid in pids.items():
         status = service.of(pid, "status")
         rss = next(line for line in status.splitlines() if line.startswith("VmRSS"))
         samples[f"{part}: MiB"].append(int(rss.split()[1]) / 1024)
