@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -54,15 +55,21 @@ def _work(service: Stack, seconds: float) -> tuple[int, dict[str, list[float]]]:
 
 
 def _sample(service: Stack, samples: dict[str, list[float]]) -> None:
-    pids = {part: service.pid(part) for part in PARTS} | {"worker's child": service.child()}
-    for part, pid in pids.items():
-        status = service.of(pid, "status")
-        rss = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        samples[f"{part}: MiB"].append(int(rss.split()[1]) / 1024)
-        samples[f"{part}: descriptors"].append(len(list(Path(f"/proc/{pid}/fd").iterdir())))
-        samples[f"{part}: threads"].append(service.threads(pid))
+    for part in PARTS:
+        _sample_process(service, part, service.pid(part), samples)
+    # It is recycled after some jobs: at that moment there is none.
+    with suppress(AssertionError, FileNotFoundError, ProcessLookupError):
+        _sample_process(service, "worker's child", service.child(), samples)
     samples["temporary files"].append(len(list((service.data_dir / "tmp").iterdir())))
     samples["unfinished states"].append(len(list((service.data_dir / "unfinished").iterdir())))
+
+
+def _sample_process(service: Stack, part: str, pid: int, samples: dict[str, list[float]]) -> None:
+    status = service.of(pid, "status")
+    rss = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    samples[f"{part}: MiB"].append(int(rss.split()[1]) / 1024)
+    samples[f"{part}: descriptors"].append(len(list(Path(f"/proc/{pid}/fd").iterdir())))
+    samples[f"{part}: threads"].append(service.threads(pid))
 
 
 def _grows(name: str, values: list[float]) -> bool:
