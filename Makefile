@@ -40,9 +40,9 @@ format: $(INSTALLED)  ## Format the source and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmark: $(INSTALLED)  ## Measure time and memory against the rivals (an hour of a quiet machine)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[benchmark]'
-	$(BIN)/python -m tests.benchmarks
+benchmark: $(INSTALLED)  ## Measure against the rivals: what is quick, or PART=name, full, list
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[benchmark]'
+	$(BIN)/python -m tests.benchmarks $(PART)
 
 ci: check test  ## What .ci/run runs
 

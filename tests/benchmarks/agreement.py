@@ -18,7 +18,7 @@ from torchvision import models
 from momentum_core import ConversionConfig, plan_conversion
 from momentum_core.errors import ConversionError
 from tests.awake_networks import differences, wake
-from tests.benchmarks.claims import Claim
+from tests.benchmarks.findings import Claim
 
 GAMMAS = (1 / 256, 1 / 1024, 1 / 4096)
 MOST = 0.02

@@ -10,19 +10,20 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import Bottleneck
 
 from momentum_core.reversible import MomentumStack
-from tests.benchmarks.claims import Claim
-from tests.benchmarks.steps import StepFigures, compare, show
+from tests.benchmarks.findings import Claim, Finding
+from tests.benchmarks.steps import StepFigures, compare, table
 
 GAMMA = 0.5
 PLAIN, OURS, CHECKPOINT, AUTHORS = "plain", "momentum stack", "checkpoint each block", "momentumnet"
 
 
-def run() -> Iterator[Claim]:
+def run() -> Iterator[Finding]:
     """Measure 22 bottlenecks of ResNet-101's third stage, and 12 blocks of ViT-S."""
     torch.manual_seed(0)
     bottlenecks = [Bottleneck(1024, 256).train() for _ in range(22)]
     figures = _measure(bottlenecks, torch.randn(8, 1024, 14, 14, requires_grad=True))
-    show("22 bottlenecks of 1024x14x14, batch 8", figures, reference=PLAIN)
+    title = "22 bottlenecks of 1024x14x14, batch 8"
+    yield table("bottlenecks", title, figures, reference=PLAIN)
     yield _time(figures, CHECKPOINT, 1.10, "22 bottlenecks")
     yield _time(figures, AUTHORS, 1 / 1.1, "22 bottlenecks")
     yield Claim(
@@ -32,7 +33,8 @@ def run() -> Iterator[Claim]:
     )
     encoders = [_vit_s_block() for _ in range(12)]
     figures = _measure(encoders, torch.randn(8, 197, 384, requires_grad=True))
-    show("12 blocks of ViT-S, 197 tokens, batch 8", figures, reference=PLAIN)
+    title = "12 blocks of ViT-S, 197 tokens, batch 8"
+    yield table("encoders", title, figures, reference=PLAIN)
     yield _time(figures, CHECKPOINT, 1.10, "12 ViT-S blocks")
     yield _time(figures, AUTHORS, 1.0, "12 ViT-S blocks")
 

@@ -17,7 +17,7 @@ from momentum_core.calibration import LADDER, CalibrationResult, calibrate
 from momentum_core.config import CalibrationConfig, ConversionConfig, RuleForm
 from momentum_core.conversion import ConversionPlan, convert, plan_architecture, plan_conversion
 from momentum_core.refinement import evaluate, to_input
-from tests.benchmarks.claims import Claim
+from tests.benchmarks.findings import Cell, Claim, Finding, Table
 from tests.benchmarks.networks import (
     CIFAR_FILES,
     IMAGENET,
@@ -46,25 +46,34 @@ FORMS: tuple[RuleForm, ...] = ("scalar", "channel", "offset")
 """Compared with the default at the largest gamma."""
 
 
-def run() -> Iterator[Claim]:
+def run() -> Iterator[Finding]:
     """Measure ResNet-20, ResNet-56 and EfficientNet-Lite0."""
     for name in CIFAR_FILES:
         yield from _cifar(name)
     yield from _efficientnet()
 
 
-def _cifar(name: str) -> Iterator[Claim]:
+def _cifar(name: str) -> Iterator[Finding]:
     images = _Cifar(name)
-    _say(f"\n{name}: {images.top1(images.network):.2f} % of {NUM_TEST} test images\n")
+    _say(f"\n{name}: {images.top1_percent:.2f} % of {NUM_TEST} test images\n")
+    rows: tuple[list[Cell], list[Cell]] = (["no data"], ["calibrated"])
     for gamma, compensated, calibrated in zip(
         GAMMAS, COMPENSATED[name], CALIBRATED[name], strict=True
     ):
         plan = images.plan(ConversionConfig(gamma=gamma))
         lost = images.lost(plan)
+        rows[0].append(round(lost, 2))
         yield Claim(f"{name}, gamma {gamma}, no data: points lost", lost, compensated + 0.15)
         result = images.calibrate(plan)
         lost = images.lost(result.plan)
+        rows[1].append(round(lost, 2))
         yield Claim(f"{name}, gamma {gamma}, calibrated: points lost", lost, calibrated)
+    yield Table(
+        name,
+        f"Points of top-1 lost by {name} ({images.top1_percent:.2f} %) without training",
+        ("gamma", *(f"{gamma:g}" for gamma in GAMMAS)),
+        tuple(tuple(row) for row in rows),
+    )
     auto = images.calibrate(images.plan(ConversionConfig(gamma="auto", tolerance=AUTO_TOLERANCE)))
     what = f"{name}, gamma auto, tolerance {AUTO_TOLERANCE}"
     yield Claim(f"{what}: points lost", images.lost(auto.plan), AUTO_LOSS)
@@ -87,7 +96,7 @@ class _Cifar:
         chosen = np.random.default_rng(0).permutation(len(images))
         images = images[chosen[:NUM_CALIBRATION]]
         self._batches = list(to_input(images, IMAGENET).split(BATCH))
-        self._top1 = self.top1(self.network)
+        self.top1_percent = self.top1(self.network)
 
     def plan(self, config: ConversionConfig) -> ConversionPlan:
         return plan_architecture(self.name, num_classes=10, config=config)
@@ -100,13 +109,13 @@ class _Cifar:
         return result
 
     def lost(self, plan: ConversionPlan) -> float:
-        return self._top1 - self.top1(convert(self.network, plan=plan))
+        return self.top1_percent - self.top1(convert(self.network, plan=plan))
 
     def top1(self, network: nn.Module) -> float:
         return evaluate(network, *self._test, IMAGENET).top1_percent
 
 
-def _efficientnet() -> Iterator[Claim]:
+def _efficientnet() -> Iterator[Finding]:
     network = efficientnet_lite0()
     train, photos = (to_input(hymenoptera(part)[0], LITE0) for part in ("train", "val"))
     plan = plan_conversion(network, photos[:2], ConversionConfig(gamma=0.5))

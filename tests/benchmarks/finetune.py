@@ -19,7 +19,7 @@ from momentum_core.conversion import convert, plan_conversion
 from momentum_core.memory import measure_side_by_side
 from momentum_core.memory.batch_profile import profile_batches
 from momentum_core.refinement import Finetuning, TrainingImages, evaluate, finetune, to_input
-from tests.benchmarks.claims import Claim
+from tests.benchmarks.findings import Claim, Finding, Table
 from tests.benchmarks.networks import LITE0, efficientnet_lite0, photos
 
 GAMMA = 0.5
@@ -29,7 +29,7 @@ ORIGINAL_BATCH = 2
 """The paper's: the original trains with 2 images, the momentum network with 4 (section 5.2)."""
 
 
-def run() -> Iterator[Claim]:
+def run() -> Iterator[Finding]:
     """Fine-tune, and compare."""
     network = efficientnet_lite0()
     data, (shown, truth) = TrainingImages(*photos("train")), photos("val")
@@ -47,13 +47,24 @@ def run() -> Iterator[Claim]:
             f"momentum {own:.2f} % ({done.result.momentum.seconds:.0f} s) of {len(shown)} photos\n"
         )
     original, own = (mean(column) for column in zip(*percents, strict=True))
+    rows = [
+        (str(seed), *(f"{one:.2f} %" for one in pair))
+        for seed, pair in zip(SEEDS, percents, strict=True)
+    ]
+    rows.append(("mean", f"{original:.2f} %", f"{own:.2f} %"))
+    yield Table(
+        "accuracy",
+        f"Top-1 of {len(shown)} validation photos after {CONFIG.max_steps} steps",
+        ("seed", "original", "momentum"),
+        tuple(rows),
+    )
     what = f"EfficientNet-Lite0, gamma {GAMMA}, mean of {len(SEEDS)} seeds"
     yield Claim(f"{what}: points below the original", original - own, 1.0)
     yield Claim(f"{what}: % of photos missed", 100 - own, 7.0)
     yield from _memory(done)
 
 
-def _memory(done: Finetuning) -> Iterator[Claim]:
+def _memory(done: Finetuning) -> Iterator[Finding]:
     models = (done.original.train(), done.momentum.train())
     batch = done.result.recipe.batch_size
     images, labels = torch.randn(batch, 3, 224, 224), torch.zeros(batch, dtype=torch.int64)

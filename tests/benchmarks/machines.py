@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from tests.benchmarks.claims import Claim
+from tests.benchmarks.findings import Claim
 from tests.conftest import postgres_schema
 from tests.faults.broker import redis_server
 from tests.faults.stack import Stack, small_job, stack, wait_until

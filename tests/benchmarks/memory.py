@@ -18,12 +18,24 @@ from momentum_core.comparison.methods import (
     SQRT,
     methods_of,
 )
-from tests.benchmarks.claims import Claim
-from tests.benchmarks.steps import StepFigures, compare, show
+from tests.benchmarks.findings import Cell, Claim, Finding, Table
+from tests.benchmarks.steps import StepFigures, compare, table
 
 GAMMA = 0.5
 BATCH_SIZE = 8
 REPEATS = 5
+
+
+SUMMARY = (
+    "network",
+    "original",
+    "the better checkpointing",
+    "momentumnet 0.10",
+    "momentum",
+    "of the original's",
+    "time over the original's",
+    "time over checkpointing's",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +52,12 @@ class Network:
     over_plain: float | None
 
 
-def run() -> Iterator[Claim]:
+def run() -> Iterator[Finding]:
     """Measure peaks and times."""
     return _run(REPEATS)
 
 
-def run_peaks() -> Iterator[Claim]:
+def run_peaks() -> Iterator[Finding]:
     """Measure peaks only: one step of each method."""
     return _run(0)
 
@@ -95,7 +107,8 @@ class BlockChain(nn.Module):
         return self.head(self.blocks(self.stem(x)))
 
 
-def _run(repeats: int) -> Iterator[Claim]:
+def _run(repeats: int) -> Iterator[Finding]:
+    rows = []
     for network in networks():
         trained = methods(network)
         side = network.image_size
@@ -104,8 +117,22 @@ def _run(repeats: int) -> Iterator[Claim]:
         buffers = [b for model in trained.values() for b in model.buffers()]
         figures = compare(trained, parameters, x, buffers=buffers, repeats=repeats)
         title = f"{network.name}, {side} px, batch {BATCH_SIZE}"
-        show(title, figures, reference=ORIGINAL)
+        yield table(network.name, title, figures, reference=ORIGINAL)
         yield from _claims(network, figures)
+        rows.append(_row(f"{network.name}, {side} px", figures))
+    title = f"A training step in fp32, batch {BATCH_SIZE}, gamma {GAMMA}: peak of memory, in MiB"
+    yield Table("summary", title, SUMMARY, tuple(rows))
+
+
+def _row(name: str, figures: dict[str, StepFigures]) -> tuple[Cell, ...]:
+    ours, original = figures[MOMENTUM], figures[ORIGINAL]
+    checkpointed = min(figures[EACH_BLOCK], figures[SQRT], key=lambda one: one.peak_bytes)
+    rivals = (original, checkpointed, figures[AUTHORS])
+    row: tuple[Cell, ...] = (name, *(round(one.peak_bytes / 2**20) for one in (*rivals, ours)))
+    row += (f"{ours.peak_bytes / original.peak_bytes:.2f}x",)
+    if math.isnan(ours.seconds):
+        return (*row, None, None)
+    return (*row, *(f"{ours.seconds / one.seconds:.2f}x" for one in (original, checkpointed)))
 
 
 def _claims(network: Network, figures: dict[str, StepFigures]) -> Iterator[Claim]:

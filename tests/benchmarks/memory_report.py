@@ -16,7 +16,7 @@ from momentum_core.architectures import build
 from momentum_core.comparison.methods import EACH_BLOCK, MOMENTUM, ORIGINAL, SQRT, methods_of
 from momentum_core.conversion import plan_architecture
 from momentum_core.memory import measure_training_step, predict_training_step
-from tests.benchmarks.claims import Claim
+from tests.benchmarks.findings import Claim
 from tests.profiled import profiled
 
 _NETWORKS = (

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tests.benchmarks.api_process import Served, api
-from tests.benchmarks.claims import Claim
+from tests.benchmarks.findings import Claim
 from tests.end_to_end.conftest import serving
 
 UPLOAD_BYTES = 300 << 20

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.claims import Claim
+from tests.benchmarks.findings import Claim
 from tests.momentum_core.refinement.test_resumption import NUM_STEPS, killed_at, undisturbed
 
 NUM_KILLS = 20

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from tests.benchmarks.claims import Claim
+from tests.benchmarks.findings import Claim
 from tests.postgres_server import PostgresServer, find_programs
 from worker.contract.database import open_database
 from worker.contract.job import JobState

@@ -18,8 +18,8 @@ from sqlalchemy import create_engine, insert, text
 
 from tests.benchmarks import promptness
 from tests.benchmarks.api_process import Served, api, load, process
-from tests.benchmarks.claims import Claim
 from tests.benchmarks.crowds import follow_all, stall_all
+from tests.benchmarks.findings import Claim
 from worker.contract.database import open_database
 from worker.contract.job_claims import JobClaims
 from worker.contract.job_record import new_id

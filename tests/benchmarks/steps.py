@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_core.memory import MemoryTracker
+from tests.benchmarks.findings import Table
 
 REPEATS = 9
 
@@ -65,14 +65,14 @@ def compare(
     return figures
 
 
-def show(title: str, figures: Mapping[str, StepFigures], *, reference: str) -> None:
-    """Print a table; times are ratios to the reference."""
-    sys.stdout.write(f"\n{title}\n")
+def table(name: str, title: str, figures: Mapping[str, StepFigures], *, reference: str) -> Table:
+    """Return peaks and times; times are ratios to the reference."""
     base = figures[reference].seconds
-    for name, one in figures.items():
-        time_ratio = "" if math.isnan(one.seconds) else f"   {one.seconds / base:5.2f}x time"
-        sys.stdout.write(f"  {name:32} {one.peak_bytes / 2**20:9.1f} MiB{time_ratio}\n")
-    sys.stdout.flush()
+    rows = tuple(
+        (method, one.peak_bytes / 2**20, None if math.isnan(base) else one.seconds / base)
+        for method, one in figures.items()
+    )
+    return Table(name, title, ("method", "peak, MiB", "time of a step"), rows)
 
 
 def _step(method: Callable[[Tensor], Tensor], x: Tensor) -> None:
