@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from momentum_core.errors import MomentumError
-from momentum_core.refinement import is_out_of_memory
+from momentum_core.memory_errors import is_out_of_memory
 from worker.active_job import ActiveJob
 from worker.contract.collector import Collector
 from worker.contract.database import UNAVAILABLE, open_database

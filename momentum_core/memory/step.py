@@ -23,6 +23,7 @@ from momentum_core.memory.count import PHASES, StepCount, count_step
 from momentum_core.memory.cuda import CudaPeaks, cuda_peaks
 from momentum_core.memory.optimizers import make_optimizer, state_tensors
 from momentum_core.memory.resident import resident_growth
+from momentum_core.memory_errors import is_out_of_memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,10 +226,10 @@ def _first_step(step: _Step) -> None:
     """Make what every later step reuses, and find out whether there can be one."""
     try:
         step.run()
-    except (MomentumError, torch.OutOfMemoryError):
+    except MomentumError:
         raise
     except (ValueError, RuntimeError) as error:
-        if "can't allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [""])[0][:200]
         raise DataError(

@@ -16,7 +16,6 @@ from momentum_core.refinement.checkpoints import Checkpoints
 from momentum_core.refinement.evaluate import Evaluation, evaluate, to_input
 from momentum_core.refinement.finetune import Finetuning, FinetuningResult, finetune
 from momentum_core.refinement.refine import Refinement, RefinementResult, refine
-from momentum_core.refinement.step import is_out_of_memory
 from momentum_core.refinement.synthetic import synthetic_images
 from momentum_core.refinement.training import StepProgress
 from momentum_core.refinement.training_images import SplitRecord, TrainingImages, split_images
@@ -33,7 +32,6 @@ __all__ = [
     "TrainingImages",
     "evaluate",
     "finetune",
-    "is_out_of_memory",
     "refine",
     "split_images",
     "synthetic_images",

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from momentum_core.config import Preprocessing
+from momentum_core.memory_errors import is_out_of_memory
 from momentum_core.refinement.evaluate import to_input
 from momentum_core.refinement.objective import Objective
 from momentum_core.refinement.processes import Processes
@@ -56,7 +57,7 @@ class Stepper:
         """
         try:
             parts = self._gradients(model, optimizer, images, labels)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one of the first
             if not self._can_halve or not is_out_of_memory(error):
                 raise
             parts = None
@@ -112,9 +113,3 @@ def _unsynced(model: nn.Module, *, unless: bool) -> Iterator[None]:
         else nullcontext()
     ):
         yield
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no memory left; on a CPU torch raises a bare RuntimeError."""
-    is_cpu_allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return is_cpu_allocator or isinstance(error, torch.OutOfMemoryError | MemoryError)

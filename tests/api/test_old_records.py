@@ -5,26 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from alembic import command
-from sqlalchemy import JSON, Boolean, MetaData, insert
 
 from api.app import create_app
 from tests.api.conftest import served
 from tests.conftest import ROOT
-from worker.contract.database import create_database_engine
+from tests.old_record import make_record
 from worker.contract.job_claims import JobClaims
 from worker.contract.outbox import Outbox
-from worker.contract.schema import migrations
 from worker.contract.settings import Settings
 
 FOLDER = ROOT / "tests" / "old_files"
 RECORDS = sorted(path.name.removeprefix("record-") for path in FOLDER.glob("record-*"))
-PARENTS_FIRST = ("uploads", "jobs", "webhooks")
-COUNTED = ("outbox", "webhook_deliveries", "audit")
-"""Tables whose rows the database numbers."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -40,7 +33,7 @@ def old(request, database, tmp_path):
     """A service on a record that was made by an earlier version; and the rows of that."""
     folder = FOLDER / f"record-{request.param}"
     rows = json.loads((folder / "rows.json").read_text())
-    _fill(database, request.param, rows)
+    make_record(database, request.param, rows)
     application = create_app(
         Settings(
             data_dir=tmp_path / "data",
@@ -55,40 +48,6 @@ def old(request, database, tmp_path):
     with served(application) as client:
         yield client, rows, application.state.service
     application.state.service.store.engine.dispose()
-
-
-def _fill(database: str, revision: str, rows: dict[str, list[dict[str, Any]]]) -> None:
-    """Make the tables of a revision, and put in what was in them then."""
-    config = migrations()
-    engine = create_database_engine(database)
-    tables = MetaData()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    with engine.begin() as connection:
-        tables.reflect(connection)
-        # What a migration has put in already is in the rows, too.
-        own = {name: tables.tables[name] for name in rows if name != "alembic_version"}
-        for table in own.values():
-            connection.execute(table.delete())
-        for name in sorted(own, key=lambda name: (name not in PARENTS_FIRST, name)):
-            if rows[name]:
-                values = [_values(own[name], row) for row in rows[name]]
-                connection.execute(insert(own[name]), values)
-    engine.dispose()
-
-
-def _values(table, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of SQLite as its driver wrote it, for either database."""
-    return {
-        name: json.loads(value)
-        if isinstance(table.c[name].type, JSON) and isinstance(value, str)
-        else bool(value)
-        if isinstance(table.c[name].type, Boolean)
-        else value
-        for name, value in row.items()
-        if not (name == "id" and table.name in COUNTED)
-    }
 
 
 def _keep(store, file: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from tests.conftest import ROOT, slow
 from tests.end_to_end.conftest import MOMENTUM
 from tests.faults.stack import LONG, SMALL, Stack, stack, wait_until
+from tests.old_record import take_back
 from worker.broker import create_celery_app
 from worker.contract.messages import CONVERT_QUEUE, CONVERT_TASK
 from worker.contract.request import REQUEST_VERSION
@@ -219,10 +220,7 @@ def test_a_start_is_killed_while_it_upgrades_the_record(tmp_path):
         service.end_of(service.submit(SMALL))
         service.send(signal.SIGINT)
         service.wait(20)
-        # As the version before left it.
-        service.execute("ALTER TABLE jobs DROP COLUMN request_version")
-        service.execute("DROP TABLE forgotten_jobs")
-        service.execute("UPDATE alembic_version SET version_num = '0009'")
+        take_back(service.settings.database, "0009")
         for place in ("database.step", "database.upgraded"):
             service.arm(place, "kill")
             port = str(service.port)

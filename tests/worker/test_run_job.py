@@ -77,6 +77,10 @@ def test_a_bug_fails_the_job_and_tells_only_its_kind(run, monkeypatch, caplog):
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
         ),
+        RuntimeError("could not create a memory object"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("lib.so: failed to map segment from shared object"),
     ],
 )
 def test_a_too_large_batch_is_called_out_of_memory(run, monkeypatch, error):
