@@ -50,7 +50,7 @@ def print_inspection(found: Inspection) -> None:
         say()
         rows = [
             (
-                one["name"],
+                _part_words(one.get("modules") or [one["name"]]),
                 "converted" if one["converted"] else "stays",
                 one["gamma"] or "-",
                 one["strategy"].replace("_", " "),
@@ -59,6 +59,11 @@ def print_inspection(found: Inspection) -> None:
             for one in blocks
         ]
         print_table(("part", "becomes", "gamma", "strategy", "reason"), rows)
+
+
+def _part_words(modules: list[str]) -> str:
+    """Return the name of a part, or of its first and last module."""
+    return modules[0] if len(modules) == 1 else f"{modules[0]} .. {modules[-1]}"
 
 
 def print_comparison(found: Comparison) -> None:
