@@ -136,7 +136,7 @@ def test_ten_messages_are_one_execution(service: Stack, broker, undisturbed):
 @pytest.mark.slow
 @pytest.mark.fault(9)
 def test_cut_connections_are_made_again(tmp_path):
-    broker = Broker(tmp_path / "broker")
+    broker = Broker(tmp_path / "behind-the-proxy")
     broker.start()
     proxy = CuttingProxy(broker.port, cuts=(), bytes_per_second=None)
     url = f"redis://127.0.0.1:{proxy.port}/0"
