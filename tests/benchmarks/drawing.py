@@ -36,6 +36,7 @@ COLOURS = ("#c44536", "#3d5a98", "#b07d12", "#7b4b94", "#3f7d86", "#6b6b6b", "#a
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 OURS = ("momentum", "ours", "this project")
+_COLUMNS = 4
 _WIDE = 30
 """Points from which on marks would hide the line."""
 
@@ -57,20 +58,22 @@ def _curves(finding: Curves) -> Figure:
     figure = Figure(figsize=(7.2, height))
     bottom = (0.24 * legend_rows + 0.75) / height
     axes: Axes = figure.add_axes((0.11, bottom, 0.86, 1 - bottom - 0.35 / height))
-    num_rivals = 0
-    for number, curve in enumerate(finding.curves):
+    counts = {True: 0, False: 0}
+    for curve in finding.curves:
         is_ours = _is_ours(curve.label)
+        number = counts[is_ours]
+        counts[is_ours] += 1
         axes.plot(
             curve.xs,
             curve.ys,
             label=curve.label,
-            color=OUR_COLOUR if is_ours else COLOURS[num_rivals % len(COLOURS)],
-            linestyle=DASHES[number % len(DASHES)],
-            marker=MARKS[number % len(MARKS)] if len(curve.xs) < _WIDE else "",
+            color=OUR_COLOUR if is_ours else COLOURS[number % len(COLOURS)],
+            # Solid lines are ours.
+            linestyle=DASHES[number % len(DASHES)] if is_ours else DASHES[1 + number % 6],
+            marker=MARKS[(number + 3 * is_ours) % len(MARKS)] if len(curve.xs) < _WIDE else "",
             linewidth=2.4 if is_ours else 1.6,
             markersize=5,
         )
-        num_rivals += not is_ours
     if finding.has_log_x:
         axes.set_xscale("log")
     if finding.has_log_y:
@@ -97,10 +100,14 @@ def _near_zero(finding: Curves) -> bool:
 def _panels(finding: Panels) -> Figure:
     from matplotlib.figure import Figure
 
-    count = len(finding.panels)
-    figure = Figure(figsize=(2.3 * count, 2.8))
+    columns = min(_COLUMNS, len(finding.panels))
+    rows = math.ceil(len(finding.panels) / columns)
+    height = 2.35 * rows + 0.35
+    figure = Figure(figsize=(2.15 * columns, height))
     for number, panel in enumerate(finding.panels):
-        axes = figure.add_axes(((number + 0.06) / count, 0.04, 0.88 / count, 0.78))
+        row, column = divmod(number, columns)
+        left, bottom = (column + 0.04) / columns, (rows - 1 - row) * 2.35 / height
+        axes = figure.add_axes((left, bottom + 0.04 / height, 0.92 / columns, 1.98 / height))
         _surface(axes, panel, finding.half_width)
     figure.suptitle(finding.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
@@ -113,4 +120,4 @@ def _surface(axes: Axes, panel: Panel, half_width: float) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal")
-    axes.set_title(panel.label, fontsize=10)
+    axes.set_title(panel.label, fontsize=7.5)

@@ -71,7 +71,9 @@ PARTS: dict[str, Part] = {
         seeds=memory_limit.SEEDS,
     ),
     "core": Part(about="the reversible core on two chains of blocks", run=core.run, is_quick=True),
-    "peaks": Part(about="peak memory of whole networks by each method", run=memory.run_peaks),
+    "peaks": Part(
+        about="peak memory of whole networks by each method", run=memory.run_peaks, is_quick=True
+    ),
     "memory": Part(about="the same, with the time of a step", run=memory.run),
     "agreement": Part(
         about="every torchvision classifier at small gamma against its original",
