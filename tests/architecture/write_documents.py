@@ -14,6 +14,8 @@ from api.app import create_app
 from api.error_codes import markdown_table
 from api.metrics import markdown_table as metrics_table
 from tests.architecture.test_documents import settings_table
+from tests.architecture.test_measured import DOCUMENTS as MEASURED
+from tests.benchmarks import documents
 from tests.conftest import ROOT
 from worker.contract.settings import Settings
 
@@ -34,11 +36,25 @@ def replace_table(path: Path, table: str) -> None:
     )
 
 
+def write_measured() -> None:
+    """Write the tables and figures of what was measured."""
+    documents.FIGURES.mkdir(exist_ok=True)
+    drawn = dict(documents.figures())
+    for path in documents.FIGURES.glob("*.svg"):
+        if path not in drawn:
+            path.unlink()
+    for path, text in drawn.items():
+        path.write_text(text)
+    for path in MEASURED:
+        path.write_text(documents.filled(path))
+
+
 def main() -> None:
     replace_table(ROOT / "docs/settings.md", settings_table())
     replace_table(ROOT / "docs/errors.md", markdown_table())
     replace_table(ROOT / "docs/self-hosting.md", metrics_table())
     (ROOT / "docs/openapi.json").write_text(openapi_text())
+    write_measured()
 
 
 if __name__ == "__main__":

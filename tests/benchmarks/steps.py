@@ -68,11 +68,13 @@ def compare(
 def table(name: str, title: str, figures: Mapping[str, StepFigures], *, reference: str) -> Table:
     """Return peaks and times; times are ratios to the reference."""
     base = figures[reference].seconds
+    is_timed = not math.isnan(base)
     rows = tuple(
-        (method, one.peak_bytes / 2**20, None if math.isnan(base) else one.seconds / base)
+        (method, one.peak_bytes / 2**20, *((one.seconds / base,) if is_timed else ()))
         for method, one in figures.items()
     )
-    return Table(name, title, ("method", "peak, MiB", "time of a step"), rows)
+    columns = ("method", "peak, MiB", *(("time of a step",) if is_timed else ()))
+    return Table(name, title, columns, rows)
 
 
 def _step(method: Callable[[Tensor], Tensor], x: Tensor) -> None:
