@@ -100,7 +100,7 @@ def terminal(url, tmp_path):
 @pytest.fixture(scope="session")
 def seen(url, tmp_path_factory) -> str:
     """What a terminal showed of a job that was asked for and followed to its end."""
-    command = ("convert", "zoo:digits_resnet26", *SHORT, "--max-steps", 10, "--goal", "none")
+    command = ("convert", "zoo:digits_resnet26", *SHORT, "--max-steps", 40, "--goal", "none")
     folder = tmp_path_factory.mktemp("done")
     shown, code = in_terminal(url, folder, *command, "--name=done", "--tag=kept", "--wait")
     assert code == 0, shown

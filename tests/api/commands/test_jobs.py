@@ -160,7 +160,8 @@ def test_a_conversion_is_inspected_before(momentum):
     assert done.returncode == ExitCode.OK, done.stderr
     assert "11 residual blocks in 2 runs would be converted" in done.stdout
     [row] = [line for line in done.stdout.splitlines() if line.startswith("layer1.0 ")]
-    assert row.split()[:4] == ["layer1.0", "converted", "1/4", "reverse"]
+    words = ["layer1.0", "..", "layer1.5", "converted", "1/4", "reverse"]
+    assert row.split()[:6] == words
     wrong = momentum("inspect", "zoo:resnet5", "--json")
     assert json.loads(wrong.stderr)["error"]["code"] == "unknown_zoo_entry"
 
