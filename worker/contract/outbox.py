@@ -95,23 +95,26 @@ class Outbox:
         Returns:
             How many jobs were told, at most `MAX_SETTLED`: the longest waiting ones come first.
         """
-        # Nobody takes a job for any worker where there is none: that is seen by other means.
-        for_a_kind = and_(
-            jobs.c.state == JobState.QUEUED, jobs.c.waiting_for.is_(None), jobs.c.lane != "any"
-        )
-        query = select(jobs.c.id, jobs.c.lane).where(for_a_kind).order_by(jobs.c.created_at)
         with self._reader.connect() as connection:
-            found = connection.execute(query.limit(MAX_SETTLED)).all()
-            kinds = kinds_at_work(connection) if found else None
-        if kinds is None:
+            kinds = kinds_at_work(connection)
+            if kinds is None:
+                return 0
+            # Nobody takes a job for any worker where there is none: that is seen by other means.
+            untold = and_(
+                jobs.c.state == JobState.QUEUED,
+                jobs.c.waiting_for.is_(None),
+                jobs.c.lane.not_in({"any", *kinds}),
+            )
+            query = select(jobs.c.id).where(untold).order_by(jobs.c.created_at).limit(MAX_SETTLED)
+            found = connection.scalars(query).all()
+        if not found:
             return 0
         reason, num_told = {"waiting_for": WAITING_FOR_WORKER}, 0
         with self._engine.begin() as connection:
-            for job_id, lane in found:
-                if lane not in kinds:
-                    where = and_(jobs.c.id == job_id, for_a_kind)
-                    row = change_job(connection, where, reason, kind="waiting", data=reason)
-                    num_told += row is not None
+            for job_id in found:
+                where = and_(jobs.c.id == job_id, untold)
+                row = change_job(connection, where, reason, kind="waiting", data=reason)
+                num_told += row is not None
         return num_told
 
     def resume_with_space(self, *, has_space: Callable[[], bool]) -> int:

@@ -15,7 +15,7 @@ from worker.contract.job import Claim, Job, JobState
 from worker.contract.job_claims import JobClaims
 from worker.contract.job_store import JobStore
 from worker.contract.messages import CONVERT_QUEUE, INSPECT_QUEUE, queue_of
-from worker.contract.outbox import Outbox
+from worker.contract.outbox import MAX_SETTLED, Outbox
 from worker.contract.request import REQUEST_VERSION, ConvertRequest, Source, WorkerNeeds
 from worker.contract.tables import jobs
 from worker.contract.worker_store import Device, WorkerStore
@@ -252,3 +252,14 @@ def test_a_job_for_a_kind_of_worker_that_is_there_waits_for_nothing(engine, stor
     workers.describe("gpu:1", gpu())
     assert outbox.tell_without_worker() == 0
     assert store.get(job.id, tenant="default").waiting_for is None
+
+
+def test_jobs_whose_workers_are_there_do_not_hide_one_whose_is_not(engine, store, outbox):
+    workers = WorkerStore(engine)
+    workers.announce("gpu:1", queues=[CONVERT_QUEUE], version="1", torch_version="2")
+    workers.describe("gpu:1", gpu())
+    for _ in range(MAX_SETTLED):
+        submit(store, **needs(device="cuda"))
+    hidden = submit(store, **needs(device="cpu"))
+    assert outbox.tell_without_worker() == 1
+    assert store.get(hidden.id, tenant="default").waiting_for == "worker"
