@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from api.audit_trail import AuditTrail
 from api.dependencies import Service
+from api.event_streams import EventStreams
 from api.head_requests import answer_head
 from api.headers import SecurityHeaders
 from api.job_bodies import JobBodies
@@ -26,6 +27,7 @@ from api.routes import (
     about,
     audit,
     convert,
+    datasets,
     events,
     health,
     inspect,
@@ -83,6 +85,7 @@ _ROUTES = (
     keys,
     audit,
     zoo,
+    datasets,
     health,
     metrics,
     about,
@@ -156,6 +159,7 @@ def create_app(settings: Settings) -> FastAPI:
         min_bytes_per_second=settings.min_bytes_per_second,
     )
     app.add_middleware(JobPolling, service=app.state.service)
+    app.add_middleware(EventStreams)
     app.add_middleware(AuditTrail, log=app.state.service.audit)
     app.add_middleware(SecurityHeaders)
     if is_traced():

@@ -29,6 +29,7 @@ for _function, _panel in (
     (jobs.retry, _JOBS),
     (jobs.delete, _JOBS),
     (zoo.zoo, _SERVICE),
+    (zoo.datasets, _SERVICE),
     (zoo.limits, _SERVICE),
     (zoo.version, _SERVICE),
     (operations.audit, _SERVICE),

@@ -107,6 +107,11 @@ ERROR_CODES: dict[str, ErrorCode] = {
         meaning="the `Idempotency-Key` was sent before, with another request",
         remedy="take a new key",
     ),
+    "unknown_dataset": _answer(
+        422,
+        meaning="no worker has a registered data set of that name",
+        remedy="take one of `GET /datasets`, or send the images",
+    ),
     "unknown_zoo_entry": _answer(
         422, meaning="the zoo has no such entry", remedy="choose one of `GET /zoo`"
     ),
@@ -280,9 +285,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "invalid_data": _file(
         "is a data set that does not fit, or not the network", "send it as the API describes"
     ),
-    "no_images": _file(
-        "has no images in class folders", "put them into `train/<class>/` and `test/<class>/`"
-    ),
+    "no_images": _file("has no images", "pack images, in class folders if their classes are known"),
     "bad_image": _file("has too many images that cannot be decoded", "take them out"),
     "image_too_large": _file("has too many images that are too large", "make them smaller"),
     "inspection_crashed": _file("made its inspector fail", _SAVE_AGAIN),

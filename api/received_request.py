@@ -70,6 +70,7 @@ BODY_CODES = (
     "ambiguous_source",
     "missing_preprocessing",
     "no_suitable_worker",
+    "unknown_dataset",
     "unknown_zoo_entry",
     "zoo_unavailable",
     "library_missing",

@@ -13,6 +13,7 @@ from api.worker_needs import check_workers
 from momentum_core.checkpoint import DEFAULT_LIMITS, LibrarySignature, Limits, input_shape
 from momentum_core.checkpoint.signatures import is_buffer, shapes
 from momentum_core.config import Preprocessing
+from momentum_core.image_archive import ImageForm
 from worker.contract.file_store import FileStore
 from worker.contract.intake import (
     CheckpointFacts,
@@ -31,9 +32,6 @@ MIN_TRAINING_IMAGES = 3
 """At least one is held back, and a step takes two."""
 
 MIN_CLASSES = 2
-
-LARGE_SIDE = 64
-"""Networks for images of at least this side are trained on the centre of larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +152,15 @@ def examine(
             names.signature(entry.architecture),
         )
     _check_preprocessing(network)
-    if request.num_synthetic and data is not None:
+    is_named = request.num_synthetic > 0 or request.dataset_name is not None
+    if is_named and data is not None:
         raise Problem(
             422,
             "ambiguous_source",
-            "data were sent, and synthetic images asked for; leave one of them out",
+            "data were sent, and synthetic images or a registered data set asked for; leave one of "
+            "them out",
         )
-    has_images = data is not None or ships_data or request.num_synthetic > 0
+    has_images = data is not None or ships_data or is_named
     _check_needs(request, has_images=has_images)
     check_workers(
         request,
@@ -168,7 +168,7 @@ def examine(
         is_refined=has_images and _is_refined(request),
         workers=workers,
     )
-    if request.num_synthetic:
+    if is_named:
         _check_has_preprocessing(network)
     if data is None:
         return Examined(request, network, accepted, None)
@@ -233,16 +233,11 @@ def _examine_data(
     data: Path, network: Network, request: ConvertRequest, limits: Limits
 ) -> AcceptedFile:
     canonical = data.with_name("canonical.npz")
-    side = network.side
     facts = inspect_dataset(
         data,
         canonical,
-        # Fine-tuning takes the classes of the data.
-        num_classes=network.num_classes if _keeps_classes(request) else None,
-        image_side=side,
-        # As torchvision does: 256 before 224. Images for small networks come as they are.
-        resize_side=side * 8 // 7 if side >= LARGE_SIDE else side,
-        channels=network.channels,
+        num_classes=network.num_classes if request.keeps_classes else None,
+        form=ImageForm.for_network(network.side, network.channels),
         limits=limits,
     )
     _check_data(facts, network, request)
@@ -252,11 +247,6 @@ def _examine_data(
 def _is_refined(request: ConvertRequest) -> bool:
     """Whether the momentum form learns from the original, where there are images."""
     return request.task == "convert" and request.refinement is not None
-
-
-def _keeps_classes(request: ConvertRequest) -> bool:
-    """Whether labels must be those of the network's outputs."""
-    return request.task == "convert" and request.uses_labels
 
 
 def _check_source(request: ConvertRequest, *, has_checkpoint: bool) -> None:

@@ -128,6 +128,8 @@ def progress_words(figures: Mapping[str, Any]) -> str:
             words += f" (goal {figures['target_percent']:.2f} %)"
         if figures.get("eta_seconds") is not None:
             words += f"  {duration(figures['eta_seconds'])} left at most"
+        if figures.get("memory_bytes") is not None:
+            words += f"  {size(figures['memory_bytes'])} held"
         return words
     if "num_images" in figures:
         return f"{figures['num_images']:,} of {figures['total_images']:,} images"

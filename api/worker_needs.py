@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from api.problems import Problem
 from worker.contract.messages import CONVERT_QUEUE
 from worker.contract.request import ConvertRequest
-from worker.contract.worker_store import Device, Worker, kind_of
+from worker.contract.worker_store import Device, Worker, datasets_at_hand, kind_of
 
 BYTES_PER_PARAMETER = 4
 """Networks are trained in single precision."""
@@ -29,17 +29,22 @@ def check_workers(
         workers: all that are known.
 
     Raises:
-        Problem: 422 `no_suitable_worker`.
+        Problem: 422 `no_suitable_worker` or `unknown_dataset`.
     """
     able = [one for one in workers if CONVERT_QUEUE in one.queues]
     devices = [one.device for one in able if one.device is not None]
     if not able or len(devices) < len(able):
         return  # one that has just started does not know its device yet
+    _check_dataset(request.dataset_name, able)
     kind = request.worker.device
-    fitting = [one for one in devices if kind in (None, kind_of(one.name))]
+    name = request.dataset_name
+    having = [one for one in devices if name is None or name in one.datasets]
+    fitting = [one for one in having if kind in (None, kind_of(one.name))]
     if not fitting:
         raise _unsuitable(
-            f"the job asks for a worker on {kind}, and there is none", devices, "worker.device"
+            f"the job asks for a worker on {kind}{_with_dataset(name)}, and there is none",
+            having,
+            "worker.device",
         )
     largest = max(one.memory_bytes for one in fitting)
     asked = request.worker.memory_bytes or 0
@@ -57,6 +62,23 @@ def check_workers(
             fitting,
             None,
         )
+
+
+def _check_dataset(name: str | None, workers: Sequence[Worker]) -> None:
+    known = list(datasets_at_hand(workers))
+    if name is None or name in known:
+        return
+    there_are = f"there are {', '.join(known[:20])}" if known else "none is registered"
+    raise Problem(
+        422,
+        "unknown_dataset",
+        f"no worker has a data set {name!r} ({there_are}; GET /datasets lists them); have the "
+        "operator put it into the workers' folder MOMENTUM_DATASETS_DIR, or send the images",
+    )
+
+
+def _with_dataset(name: str | None) -> str:
+    return "" if name is None else f" that has the data set {name}"
 
 
 def least_bytes(num_parameters: int, *, is_refined: bool) -> int:

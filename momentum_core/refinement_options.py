@@ -113,6 +113,10 @@ class RefinementConfig:
     precision: Precision = "auto"
     """`auto`: mixed with bfloat16 on GPUs that have it, else float32."""
 
+    gamma_steps: int | Auto = "auto"
+    """Steps in which gamma moves to its own value, from a small one where the network is nearly its
+    original; `max_steps` at most. `auto`: 0, it is its own from the start."""
+
     def __post_init__(self) -> None:
         check_integer("max_steps", self.max_steps, low=1, high=1_000_000, remedy=_NO_REFINEMENT)
         if self.max_minutes is not None and self.max_minutes == 0:
@@ -136,6 +140,8 @@ class RefinementConfig:
         ):
             if getattr(self, name) != "auto":
                 check_number(name, getattr(self, name), low=least, high=most, remedy=remedy)
+        if self.gamma_steps != "auto":
+            check_integer("gamma_steps", self.gamma_steps, low=0, high=self.max_steps)
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("augmentation", self.augmentation, get_args(Augmentation))
 

@@ -22,6 +22,7 @@ from worker.model_source import ModelSources
 from worker.packaging import package_bundle, package_weights, store_artifacts
 from worker.refining import Recovery
 from worker.report import Findings, make_report, summarise, write_report
+from worker.training_group import TrainingGroup, TrainingPlace
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ class Workplace:
     files: FileStore
     sources: ModelSources
     device: torch.device
+    group: TrainingGroup
+    """Of devices, the one above the first, that train a job's network together."""
+
     checkpoint_seconds: float
     """Least time between two states of a refinement that are kept."""
 
@@ -97,15 +101,16 @@ def convert_for_job(
         logger.info("%d runs of blocks become reversible", len(plan.runs))
         enter(Stage.CONVERTING)
         momentum = convert(original, plan=plan)
-        checkpoints = Checkpoints(
+        states = Checkpoints(
             workplace.files.unfinished_path(job.id),
             every_seconds=workplace.checkpoint_seconds,
             on_discarded=lambda why: active.note("checkpoint_discarded", reason=why),
             on_saved=lambda: workplace.files.share_unfinished(job.id),
         )
+        place = TrainingPlace(workplace.group, states, folder)
         accuracy, refinement, finetuned = None, None, None
         if request.task == "finetune":
-            finetuned = FinetuningWork(request, source, checkpoints, enter, active).run(momentum)
+            finetuned = FinetuningWork(request, source, place, enter, active).run(momentum)
             source, accuracy = finetuned.source, finetuned.accuracy
             original, momentum = source.model, finetuned.momentum
         enter(Stage.MEASURING)
@@ -120,9 +125,7 @@ def convert_for_job(
             on_round=lambda done: active.advance(done / request.measurement.repeats),
         )
         if finetuned is None and source.dataset is not None:
-            recovered = Recovery.of(request, source, checkpoints, enter, active).run(
-                original, momentum
-            )
+            recovered = Recovery.of(request, source, place, enter, active).run(original, momentum)
             momentum = recovered.momentum
             accuracy, refinement = recovered.accuracy, recovered.refinement
         enter(Stage.PACKAGING)

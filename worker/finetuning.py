@@ -13,13 +13,11 @@ from momentum_core.comparison.budget import largest
 from momentum_core.errors import DataError
 from momentum_core.memory.batch_profile import BatchProfile, profile_batches
 from momentum_core.refinement import (
-    Checkpoints,
     Evaluation,
     FinetuningResult,
     StepProgress,
     TrainingImages,
     evaluate,
-    finetune,
 )
 from worker.active_job import ActiveJob
 from worker.contract.job import Stage
@@ -27,6 +25,8 @@ from worker.contract.request import ConvertRequest
 from worker.model_source import LoadedSource
 from worker.refining import Enter
 from worker.report import Accuracy
+from worker.training_calls import FinetuneCall
+from worker.training_group import TrainingPlace
 
 MIB = 1 << 20
 
@@ -69,7 +69,7 @@ class FinetuningWork:
 
     request: ConvertRequest
     source: LoadedSource
-    checkpoints: Checkpoints
+    place: TrainingPlace
     enter: Enter
     active: ActiveJob
 
@@ -85,19 +85,22 @@ class FinetuningWork:
         assert dataset.y_test is not None, "a file has all labels or none"
         num_classes = 1 + int(max(dataset.y_train.max(), dataset.y_test.max()))
         self.enter(Stage.REFINING)
-        done = finetune(
-            momentum,
-            self.source.model,
-            TrainingImages(dataset.x_train, dataset.y_train),
-            preprocessing,
-            self.request.finetuning,
+        call = FinetuneCall(
+            momentum=momentum,
+            original=self.source.model,
+            data=TrainingImages(dataset.x_train, dataset.y_train),
+            preprocessing=preprocessing,
+            config=self.request.finetuning,
             num_classes=num_classes,
             test_images=dataset.x_test,
             seed=self.request.seed,
-            checkpoints=self.checkpoints.below,
-            on_preparing=lambda part: self.active.advance(0.0, preparing=part),
-            on_step=self._tell,
         )
+        with self.place.helping(call):
+            done = call.run(
+                self.place.checkpoints,
+                on_preparing=lambda part: self.active.advance(0.0, preparing=part),
+                on_step=self._tell,
+            )
         self.enter(Stage.EVALUATING)
 
         def look(model: nn.Module, number: int) -> Evaluation:

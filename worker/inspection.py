@@ -108,7 +108,7 @@ def _memory(question: Question, plan: ConversionPlan) -> dict[str, Any]:
 def _with_shipped_data(question: Question) -> Question:
     """Count the images that the service would take by itself."""
     request = question.request
-    if question.num_train is not None:
+    if question.num_train is not None or request.dataset_name is not None:
         return question
     if count := request.num_synthetic:
         return replace(question, num_train=count, num_test=count // 2)

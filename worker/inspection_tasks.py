@@ -20,7 +20,7 @@ from worker.contract.lifeline import die_with_parent
 from worker.contract.messages import INSPECT_TASK
 from worker.contract.process_logs import configure_logging
 from worker.contract.settings import Settings
-from worker.presence import describe_soon
+from worker.presence import keep_described
 
 LONGEST_SECONDS = 50
 """After this long a child is replaced; the relay sends its question again."""
@@ -81,4 +81,5 @@ def _get_ready() -> None:
     from worker.names import register_architectures
 
     register_architectures(Settings())
-    describe_soon(_engine(), device_facts(torch.device("cpu")))
+    device = device_facts(torch.device("cpu"))
+    keep_described(_engine(), lambda: device)

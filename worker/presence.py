@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +29,9 @@ DESCRIBE_SECONDS, MAX_DESCRIPTIONS = 0.5, 120
 """How often, and until when, a child tries to describe its device."""
 
 DESCRIBE_AGAIN_SECONDS = (0.0, 5.0, 30.0)
+
+LOOK_SECONDS = 15.0
+"""How often a child looks whether anything has changed, such as its data sets."""
 
 logger = logging.getLogger(__name__)
 
@@ -135,21 +139,34 @@ def _listen(consumer: Any, queues: list[str], *, wanted: bool) -> None:
         consumer.call_soon(change, queue)
 
 
-def describe_soon(engine: Engine, device: Device) -> None:
-    """Say what this child's worker computes on, once its main process has announced it."""
+def keep_described(engine: Engine, look: Callable[[], Device]) -> None:
+    """Say what this child's worker computes on, once its main process has announced it.
+
+    Args:
+        engine: the record.
+        look: returns it; asked again and again, and said again where it has changed.
+    """
     name, workers = worker_name(os.getppid()), WorkerStore(engine)
 
+    def tell(device: Device) -> bool:
+        try:
+            return workers.describe(name, device)
+        except SQLAlchemyError as error:
+            logger.warning("this worker's device is not shown yet: %s", error)
+            return False
+
     def describe() -> None:
-        num_told = 0
+        device, num_told = look(), 0
         for _ in range(MAX_DESCRIPTIONS):
-            try:
-                if workers.describe(name, device):
-                    num_told += 1
-            except SQLAlchemyError as error:
-                logger.warning("this worker's device is not shown yet: %s", error)
+            num_told += tell(device)
             if num_told == len(DESCRIBE_AGAIN_SECONDS):
-                return
+                break
             # Once more later: the main process may begin its row anew at its start.
             time.sleep(DESCRIBE_AGAIN_SECONDS[num_told] if num_told else DESCRIBE_SECONDS)
+        while True:
+            time.sleep(LOOK_SECONDS)
+            now = look()
+            if now != device and tell(now):
+                device = now
 
     threading.Thread(target=describe, name="describe", daemon=True).start()

@@ -12,19 +12,19 @@ from momentum_core.checkpoint import Dataset
 from momentum_core.config import Preprocessing
 from momentum_core.errors import CheckpointError
 from momentum_core.refinement import (
-    Checkpoints,
     Evaluation,
     RefinementResult,
     StepProgress,
     TrainingImages,
     evaluate,
-    refine,
 )
 from worker.active_job import ActiveJob
 from worker.contract.job import Stage
 from worker.contract.request import ConvertRequest
 from worker.model_source import LoadedSource
 from worker.report import Accuracy
+from worker.training_calls import RefineCall
+from worker.training_group import TrainingPlace
 
 Enter = Callable[[Stage], None]
 """Told of each stage as it begins."""
@@ -50,9 +50,7 @@ class Recovery:
     """Whether its images are made up."""
 
     preprocessing: Preprocessing
-    checkpoints: Checkpoints
-    """Where an earlier attempt at the job left its state, and this one does."""
-
+    place: TrainingPlace
     enter: Enter
     active: ActiveJob
 
@@ -61,7 +59,7 @@ class Recovery:
         cls,
         request: ConvertRequest,
         source: LoadedSource,
-        checkpoints: Checkpoints,
+        place: TrainingPlace,
         enter: Enter,
         active: ActiveJob,
     ) -> Self:
@@ -73,7 +71,7 @@ class Recovery:
             source.dataset,
             source.is_synthetic,
             source.preprocessing,
-            checkpoints,
+            place,
             enter,
             active,
         )
@@ -103,18 +101,21 @@ class Recovery:
             same = replace(converted, logits=converted.logits.clone())
             return Recovered(momentum, Accuracy(before, converted, same), None)
         self.enter(Stage.REFINING)
-        found = refine(
-            momentum,
-            original,
-            TrainingImages(self.dataset.x_train, self.dataset.y_train, self.is_synthetic),
-            self.preprocessing,
-            self.request.refinement,
+        call = RefineCall(
+            momentum=momentum,
+            original=original,
+            data=TrainingImages(self.dataset.x_train, self.dataset.y_train, self.is_synthetic),
+            preprocessing=self.preprocessing,
+            config=self.request.refinement,
             test_images=self.dataset.x_test,
             seed=self.request.seed,
-            checkpoints=self.checkpoints,
-            on_preparing=lambda part: self.active.advance(0.0, preparing=part),
-            on_step=self._tell,
         )
+        with self.place.helping(call):
+            found = call.run(
+                self.place.checkpoints,
+                on_preparing=lambda part: self.active.advance(0.0, preparing=part),
+                on_step=self._tell,
+            )
         self.enter(Stage.EVALUATING)
         accuracy = Accuracy(before, converted, self._look(found.model, 1))
         return Recovered(found.model, accuracy, found.result)

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,7 +34,9 @@ from worker.conversion_job import Workplace, convert_for_job
 from worker.device import choose_device, device_facts
 from worker.job_log import JobLog
 from worker.model_source import ModelSources
-from worker.names import hub_of, register_architectures
+from worker.names import datasets_of, hub_of, register_architectures
+from worker.registered_datasets import RegisteredDatasets
+from worker.training_group import HelperLostError, TrainingGroup
 
 OUT_OF_MEMORY = "out_of_memory"
 INTERNAL_ERROR = "internal_error"
@@ -62,9 +64,15 @@ class Services:
     logs: JobLogs
     workplace: Workplace
     worker: str
-    device: Device
+    computes_on: Device
+    datasets: RegisteredDatasets
     lease_seconds: float
     stall_seconds: float
+
+    @property
+    def device(self) -> Device:
+        """The device, with the data sets that are at hand at this moment."""
+        return replace(self.computes_on, datasets=self.datasets.names())
 
 
 def create_services(settings: Settings, *, worker: str) -> Services:
@@ -78,6 +86,8 @@ def create_services(settings: Settings, *, worker: str) -> Services:
     files = open_file_store(settings)
     files.clear_temporary()
     engine, device = open_database(settings.database), choose_device(settings.device)
+    datasets = datasets_of(settings)
+    datasets.look()
     if settings.store_url is not None:
         Collector(engine, files).clear_states()
     return Services(
@@ -90,25 +100,31 @@ def create_services(settings: Settings, *, worker: str) -> Services:
                 zoo_folder=settings.zoo_folder,
                 zoo_base_url=settings.zoo_base_url,
                 hub=hub_of(settings),
+                datasets=datasets,
             ),
             device=device,
+            group=TrainingGroup.of(device, settings.training_processes),
             checkpoint_seconds=settings.checkpoint_seconds,
         ),
         worker=worker,
-        device=device_facts(device),
+        computes_on=device_facts(device),
+        datasets=datasets,
         lease_seconds=settings.lease_seconds,
         stall_seconds=settings.stall_seconds,
     )
 
 
-def run_job(job_id: str, services: Services) -> None:
+def run_job(job_id: str, services: Services, *, is_only_worker: bool = False) -> None:
     """Claim the job whose turn it is and carry it out; do nothing if there is none.
 
     Args:
         job_id: whose message came.
         services: connections of this process.
+        is_only_worker: take it even if it asks for what this worker lacks: there is no better one,
+            and it then ends with the reason.
     """
-    claim = services.claims.claim(job_id, worker=services.worker, device=services.device)
+    device = None if is_only_worker else services.device
+    claim = services.claims.claim(job_id, worker=services.worker, device=device)
     if claim is None:
         logger.info("job %s was announced, and there is nothing to do for this worker", job_id)
         return
@@ -125,6 +141,8 @@ def run_job(job_id: str, services: Services) -> None:
             _wait_for_space(claim, services)
         except SQLAlchemyError:
             logger.exception("job %s: the record does not answer; it runs again later", job_id)
+        except HelperLostError as lost:
+            logger.warning("job %s: %s; it runs again later", job_id, lost)
         except ClaimLostError:
             # What it has come to stays: the next attempt goes on from there.
             logger.warning("job %s was taken from this worker, which stops its work on it", job_id)
@@ -151,8 +169,9 @@ def _work(job_id: str, claim: Claim, services: Services) -> None:
             active.check()  # a library may have made another error of the interruption
             if isinstance(error, StoreUnavailableError) or _is_disk_full(error):
                 raise _DiskFullError from error
-            if isinstance(error, SQLAlchemyError):
-                # Without the record nothing can be said of the job: its lease decides.
+            if isinstance(error, SQLAlchemyError | HelperLostError):
+                # Without the record nothing can be said of the job; and a process that was lost is
+                # as good as this one: the lease decides.
                 raise
             failure = _job_error(error)
             logger.exception("job %s failed: %s: %s", job_id, failure.code, failure.message)

@@ -18,7 +18,8 @@ def main(job_id: str) -> int:
     """Do a job; return the process's exit code, which says nothing of how the job ended."""
     logging.basicConfig(level=logging.INFO)
     try:
-        run_job(job_id, create_services(Settings(), worker=f"local:{os.getpid()}"))
+        services = create_services(Settings(), worker=f"local:{os.getpid()}")
+        run_job(job_id, services, is_only_worker=True)
     except MomentumError as error:  # the device, say: no job can be done
         sys.stderr.write(f"{error}\n")
         return 1

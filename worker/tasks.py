@@ -22,7 +22,7 @@ from worker.contract.messages import CONVERT_TASK
 from worker.contract.process_logs import configure_logging
 from worker.contract.settings import Settings
 from worker.contract.tracing import configure_tracing, end_tracing
-from worker.presence import describe_soon
+from worker.presence import keep_described
 
 # torch is imported in the children only: their parent stays small and starts at once.
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _prepare_child(**_: Any) -> None:
         logger.critical("the worker cannot work: %s", error)
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
-    describe_soon(services.claims.engine, services.device)
+    keep_described(services.claims.engine, lambda: services.device)
 
 
 @worker_process_shutdown.connect

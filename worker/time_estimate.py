@@ -80,6 +80,8 @@ def estimate_time(question: Question, num_parameters: int, planning: float) -> T
             "a training step of a few images on the processor of the inspection worker; where "
             "jobs run on a GPU, they take less, and the next inspection knows from the first job"
         )
+    if question.request.dataset_name is not None and question.num_train is None:
+        basis += "; what the images of the registered data set add is not counted"
     return TimeEstimate(seconds=_seconds(question, speed, planning), basis=basis)
 
 

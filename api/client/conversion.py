@@ -23,7 +23,8 @@ INSPECTION_SECONDS = 600.0
 POLL_SECONDS = 1.0
 """Between two looks for an answer that takes longer."""
 
-ZOO, UPLOAD, SYNTHETIC = "zoo:", "upload:", "synthetic:"
+ZOO, UPLOAD = "zoo:", "upload:"
+REGISTERED, SYNTHETIC = "registered:", "synthetic:"
 
 Options = Mapping[str, Any]
 """Options by their names in docs/api.md; or one of the dataclasses of `momentum_core.config`."""
@@ -63,7 +64,8 @@ def convert(
 
     Args:
         source: path of a checkpoint; or `zoo:NAME`, or `upload:ID`.
-        data: path of a data set; or `upload:ID`, or `synthetic:COUNT` for images that are made up.
+        data: path of a data set; or `upload:ID`, `registered:NAME` for one of the operator's, or
+            `synthetic:COUNT` for images that are made up.
         gamma: momentum term between 0 and 1, or `auto`.
         goal: what accuracy may be lost: `0.5` in points, `"0.5%"` of the original's figure;
             `"none"` trains for the whole budget. Or `refinement.goal` itself.
@@ -139,7 +141,8 @@ def inspect(
 
     Args:
         source: path of a checkpoint; or `zoo:NAME`, or `upload:ID`.
-        data: path of a data set; or `upload:ID`, or `synthetic:COUNT` for images that are made up.
+        data: path of a data set; or `upload:ID`, `registered:NAME` for one of the operator's, or
+            `synthetic:COUNT` for images that are made up.
         labelled: False takes the original's answers as the measure, though there are labels.
         timeout_seconds: how long to wait at most.
         on_progress: told while files are sent how many bytes have gone, and of how many.
@@ -249,19 +252,35 @@ def _place(
         return {"upload": named.removeprefix(UPLOAD)}
     if part == "source" and named.startswith(ZOO):
         return {"zoo": named.removeprefix(ZOO)}
-    if part == "data" and named.startswith(SYNTHETIC):
-        count = named.removeprefix(SYNTHETIC)
-        if not count.isdecimal():
-            raise ApiError(
-                INVALID_ARGUMENT, f"data is {named!r}; write synthetic: and a number of images"
-            )
-        return {"synthetic": int(count)}
+    if part == "data" and (data := data_by_name(named)) is not None:
+        return data
     path = Path(where).expanduser()
     if not path.is_file():
         raise missing_file(named, part)
     file = yield from upload(policy, path, on_progress=on_progress)
     sent.append(file.id)
     return {"upload": file.id}
+
+
+def data_by_name(named: str) -> dict[str, Any] | None:
+    """Return what a request says of data that are no file, or None if they are one.
+
+    Args:
+        named: as the user named them.
+
+    Raises:
+        ApiError: `invalid_argument`, for a number of images that is none.
+    """
+    if named.startswith(REGISTERED):
+        return {"registered": named.removeprefix(REGISTERED)}
+    if not named.startswith(SYNTHETIC):
+        return None
+    count = named.removeprefix(SYNTHETIC)
+    if not count.isdecimal():
+        raise ApiError(
+            INVALID_ARGUMENT, f"data is {named!r}; write synthetic: and a number of images"
+        )
+    return {"synthetic": int(count)}
 
 
 def missing_file(named: str, part: str) -> ApiError:

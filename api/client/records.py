@@ -113,6 +113,8 @@ class Device:
     model: str = ""
     memory_bytes: int = 0
     num_threads: int = 0
+    datasets: tuple[str, ...] = ()
+    """Names of the registered data sets that are at hand there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,6 +249,16 @@ class Zoo:
     entries: tuple[ZooEntry, ...]
     architectures: tuple[str, ...] = ()
     """What a checkpoint may be."""
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegisteredDataset:
+    """A data set that a job may name."""
+
+    name: str
+    num_workers: int = 0
+    """Workers that have it."""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
 

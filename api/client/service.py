@@ -14,6 +14,7 @@ from api.client.records import (
     Key,
     Queue,
     Readiness,
+    RegisteredDataset,
     ServiceLimits,
     ServiceVersion,
     Webhook,
@@ -34,6 +35,15 @@ def get_zoo(policy: RetryPolicy) -> Op[Zoo]:
         ApiError: whatever any request may meet.
     """
     return read(Zoo, (yield from _get(policy, "/zoo")))
+
+
+def list_datasets(policy: RetryPolicy) -> Op[list[RegisteredDataset]]:
+    """Return the data sets that the operator registered, by name.
+
+    Raises:
+        ApiError: whatever any request may meet.
+    """
+    return read_list(RegisteredDataset, (yield from _get(policy, "/datasets")), "datasets")
 
 
 def get_limits(policy: RetryPolicy) -> Op[ServiceLimits]:

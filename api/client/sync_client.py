@@ -170,6 +170,7 @@ class Client:
     get_upload = _returning(files_ahead.get_upload)
     delete_upload = _returning(files_ahead.delete_upload)
     zoo = _returning(service.get_zoo)
+    datasets = _returning(service.list_datasets)
     limits = _returning(service.get_limits)
     version = _returning(service.get_version)
     readiness = _returning(service.get_readiness)

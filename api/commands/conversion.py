@@ -29,7 +29,10 @@ Source = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="An .npz or an archive of images; or synthetic:COUNT to make some up."),
+    typer.Option(
+        help="An .npz or an archive of images; or registered:NAME (momentum datasets), or "
+        "synthetic:COUNT to make some up."
+    ),
 ]
 Gamma = Annotated[str | None, typer.Option(help="Momentum term between 0 and 1, or auto.")]
 Goal = Annotated[

@@ -21,7 +21,7 @@ from typing import Any
 import typer
 
 from api.client import ApiError, Event, JobRecord
-from api.client.conversion import SYNTHETIC, ZOO, missing_file, options_of
+from api.client.conversion import ZOO, data_by_name, missing_file, options_of
 from api.client.records import read
 from api.commands.exit_codes import exit_code_of_state
 from api.commands.job_display import showing
@@ -61,7 +61,7 @@ def convert_here(
 
     Args:
         source: a checkpoint's path, or `zoo:NAME`.
-        data: a data set's path, or `synthetic:COUNT`.
+        data: a data set's path, `registered:NAME` (of this machine), or `synthetic:COUNT`.
         asked: the arguments of `options_of`.
         labelled: whether the data's labels count.
         output: folder for the files; else named as the job's id begins.
@@ -222,9 +222,9 @@ def _request(
         request["source"] = {"zoo": source.removeprefix(ZOO)}
     else:
         files["checkpoint"] = _file(source, "source")
-    if data is not None and data.startswith(SYNTHETIC):
-        count = data.removeprefix(SYNTHETIC)
-        request["data"] = {"synthetic": int(count) if count.isdecimal() else count}
+    by_name = None if data is None else data_by_name(data)
+    if by_name is not None:
+        request["data"] = by_name
     elif data is not None:
         files["data"] = _file(data, "data")
     if not labelled:

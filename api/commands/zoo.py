@@ -55,6 +55,24 @@ def zoo(
         say(f"\nconvert one: momentum convert zoo:{entries[0].name}")
 
 
+def datasets(url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
+    """List the data sets that the operator registered."""
+    with connected(url, key, as_json=as_json) as client:
+        found = client.datasets()
+    if as_json:
+        print_json({"datasets": [one.raw for one in found]})
+        return
+    print_table(
+        ("name", "workers"), [(one.name, str(one.num_workers)) for one in found], numbers=(1,)
+    )
+    if is_terminal():
+        say(
+            f"\nuse one: momentum convert mine.pt --data registered:{found[0].name}"
+            if found
+            else "none; a worker's folder MOMENTUM_DATASETS_DIR holds them"
+        )
+
+
 def limits(url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
     """Show what may be asked for, and what is used of it."""
     with connected(url, key, as_json=as_json) as client:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import format_sse_event
-from starlette.types import Receive, Scope, Send
 
 from api.dependencies import ID, CallerDependency, Service, ServiceDependency, job_not_found
+from api.event_streams import EventStream
 from api.schemas.jobs import EventPage, EventView
 from worker.contract.job import Event, JobState
 from worker.contract.job_store import MAX_EVENTS
@@ -23,7 +23,7 @@ RECONNECT_MILLISECONDS = 2000
 """When a client comes back whose connection broke."""
 
 MAX_NUMBER = 2**53
-_STREAM = "text/event-stream"
+_STREAM = EventStream.media_type
 _FINAL = frozenset(str(state) for state in JobState if state.is_final)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -70,38 +70,18 @@ async def list_events(
     if _STREAM in request.headers.get("accept", "") and request.method != "HEAD":
         if state.is_final and seen >= revision:
             return Response(status_code=204)
-        return EventStream(_stream(job_id, seen, service, request, caller.key_id))
+        key_id = caller.key_id
+        return EventStream(lambda client: _stream(job_id, seen, service, client, key_id))
     found = await run_in_threadpool(service.store.events_of, job_id, after=seen)
     return EventPage(events=[EventView.of(event) for event in found])
 
 
-class EventStream(Response):
-    """Server-sent events; one task for each stream, where Starlette's own has three."""
-
-    media_type = _STREAM
-
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        """Send `pieces` until there are no more."""
-        # nginx would hold events back.
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._pieces = pieces
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send the head, then each piece at once."""
-        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(head)
-        async for piece in self._pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-
 async def _stream(
-    job_id: str, seen: int, service: Service, request: Request, key_id: str | None
+    job_id: str, seen: int, service: Service, client: Request, key_id: str | None
 ) -> AsyncIterator[bytes]:
     yield format_sse_event(retry=RECONNECT_MILLISECONDS)
     with service.watcher.watching(job_id, key_id) as bell:
-        while not await request.is_disconnected():
+        while not await client.is_disconnected():
             bell.clear()  # before the look, or what comes after it would be missed
             found = await run_in_threadpool(service.store.events_of, job_id, after=seen)
             for event in found:

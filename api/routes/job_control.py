@@ -14,8 +14,10 @@ from api.polling import RETRY_SECONDS
 from api.problems import Problem
 from api.quota import check_jobs
 from api.schemas.jobs import JobView
+from api.worker_needs import check_workers
 from worker.contract.job import Job, JobState
 from worker.contract.job_store import JobNotFinishedError
+from worker.contract.request import ConvertRequest
 
 _ENDED: dict[int | str, dict[str, Any]] = {200: {"model": JobView, "description": "It has ended."}}
 
@@ -53,7 +55,9 @@ def cancel_job(
     operation_id="retry_job",
     summary="Ask for the same again",
     status_code=202,
-    responses=problems("job_not_finished", "too_many_jobs"),
+    responses=problems(
+        "job_not_finished", "too_many_jobs", "no_suitable_worker", "unknown_dataset"
+    ),
 )
 def retry_job(
     job: JobDependency,
@@ -64,6 +68,10 @@ def retry_job(
 ) -> JobView:
     """Queue a new job with the request and the files of one that has ended."""
     check_jobs(service, tenant)
+    # By what was asked for: the network is not looked at again.
+    if job.state.is_final:
+        asked = ConvertRequest.from_json(job.request)
+        check_workers(asked, 0, is_refined=False, workers=service.workers.all())
     store = service.store
     try:
         again = store.retry(job.id, tenant=tenant)

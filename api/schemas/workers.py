@@ -28,6 +28,7 @@ class DeviceView(BaseModel):
     model: str = Field(examples=["NVIDIA L4"])
     memory_bytes: int
     num_threads: int
+    datasets: list[str] = Field(description="Registered data sets that are at hand there.")
 
 
 class WorkerView(BaseModel):

@@ -39,6 +39,7 @@ from worker.contract.job import Job, JobState
 from worker.contract.job_logs import MAX_LINES, RESERVED_LINES
 from worker.contract.key_store import Scope
 from worker.contract.shared_files import StoreUnavailableError
+from worker.contract.worker_store import datasets_at_hand
 
 SHOWN_LINES = 200
 """Of a log; the rest is in the file."""
@@ -60,6 +61,7 @@ def show_form(request: Request, service: ServiceDependency, tenant: TenantDepend
         request,
         "convert",
         zoo=list_zoo(),
+        datasets=list(datasets_at_hand(service.workers.all())),
         limits=get_limits(service, tenant),
     )
 

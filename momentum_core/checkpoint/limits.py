@@ -53,7 +53,7 @@ class Limits:
     """Folders within one another, the file included (`unsafe_path`)."""
 
     max_classes: int = 2000
-    """Class folders in an archive (`invalid_data`)."""
+    """Classes in an archive (`invalid_data`)."""
 
     max_image_bytes: int = 20 * MEBIBYTE
     """Size of an image's file (`image_too_large`)."""

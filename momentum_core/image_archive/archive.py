@@ -13,7 +13,7 @@ from momentum_core.checkpoint.zip_directory import ZipEntry, read_directory, rea
 from momentum_core.image_archive.compression import Compression, unpacked
 from momentum_core.image_archive.tar_members import TarHeader, TarStream, starts_tar
 
-ArchiveKind = Literal["zip", "tar", "tar.gz", "tar.zst"]
+ArchiveKind = Literal["zip", "tar", "tar.gz", "tar.zst", "folder", "torchvision"]
 
 _MAX_PART_CHARACTERS = 255
 _COMPRESSED: tuple[tuple[bytes, ArchiveKind, Compression], ...] = (
@@ -21,9 +21,9 @@ _COMPRESSED: tuple[tuple[bytes, ArchiveKind, Compression], ...] = (
     (b"\x28\xb5\x2f\xfd", "tar.zst", "zstd"),
 )
 REMEDY = (
-    "send a zip, tar, tar.gz or tar.zst with a folder for each class (train/ants/1.jpg, "
-    "train/bees/2.jpg, test/ants/3.jpg), or an .npz of numpy.savez(path, x_train=..., "
-    "y_train=..., x_test=..., y_test=...)"
+    "send a zip, tar, tar.gz or tar.zst of images, with a folder for each class (train/ants/1.jpg, "
+    "train/bees/2.jpg, test/ants/3.jpg) or class files beside them (0.jpg, 0.cls), or an .npz of "
+    "numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"
 )
 
 

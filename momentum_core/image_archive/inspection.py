@@ -13,9 +13,11 @@ from momentum_core.checkpoint.npz_dataset import parse_dataset_facts
 from momentum_core.checkpoint.refusal import refuse, shown
 from momentum_core.errors import CheckpointError
 from momentum_core.image_archive.archive import Archive, Member, ZipArchive, open_archive
-from momentum_core.image_archive.layout import TEST, TRAIN, Layout, find_layout
+from momentum_core.image_archive.image_form import ImageForm
+from momentum_core.image_archive.layout import Layout, find_layout
+from momentum_core.image_archive.member_paths import TEST, TRAIN
 from momentum_core.image_archive.npz_writer import NpzWriter
-from momentum_core.image_archive.pixels import ImageForm, decode_image
+from momentum_core.image_archive.pixels import decode_image
 
 MAX_NAMED = 20
 """Bad images and ignored files that are named."""
@@ -34,7 +36,7 @@ def inspect_open_dataset(
     Args:
         source: the file that was sent.
         target: descriptor of an empty file, open for writing.
-        num_classes: outputs of the network, which the class folders must match.
+        num_classes: outputs of the network, which the classes must match.
         form: what the images of an archive become.
         limits: how much the file may ask for.
 
@@ -54,11 +56,46 @@ def inspect_open_dataset(
     ):
         return parse_dataset_facts(source, num_classes=num_classes, limits=limits)
     layout = find_layout(archive.members(), limits)
+    return write_dataset(
+        archive,
+        layout,
+        target,
+        num_classes=num_classes,
+        form=form,
+        limits=limits,
+        sha256=source.sha256(),
+    )
+
+
+def write_dataset(
+    archive: Archive,
+    layout: Layout,
+    target: int,
+    *,
+    num_classes: int | None,
+    form: ImageForm,
+    limits: Limits,
+    sha256: str | None = None,
+) -> DatasetFacts:
+    """Write the images of an archive as a canonical .npz.
+
+    Args:
+        archive: where they are.
+        layout: which of its members they are.
+        target: descriptor of an empty file, open for reading and writing.
+        num_classes: outputs of the network, which the classes must match.
+        form: what the images become.
+        limits: how much they may ask for.
+        sha256: what the facts name the data by; None takes that of the .npz.
+
+    Raises:
+        CheckpointError: with the code of the rule that the archive breaks.
+    """
     _check_size(layout, num_classes, form, limits)
     images = _Images(archive, layout, form, limits)
     counts = _write(images, target, form)
     for label, name in enumerate(layout.classes):
-        if not images.counts[label]:
+        if not images.counts[label] and not layout.may_lack:
             raise refuse("invalid_data", f"no training image of class {shown(name)} can be read")
     ignored = layout.ignored
     return DatasetFacts(
@@ -67,7 +104,7 @@ def inspect_open_dataset(
         num_test=counts[TEST],
         image_shape=(form.side, form.side, form.channels),
         num_classes=len(layout.classes),
-        sha256=source.sha256(),
+        sha256=sha256 or ByteSource(target).sha256(),
         classes=layout.classes,
         class_counts=tuple(images.counts),
         num_bad_images=images.num_bad,
@@ -78,11 +115,20 @@ def inspect_open_dataset(
 
 
 def _check_size(layout: Layout, num_classes: int | None, form: ImageForm, limits: Limits) -> None:
-    if num_classes is not None and len(layout.classes) != num_classes:
+    found = len(layout.classes)
+    if num_classes is not None and layout.is_numbered and found > num_classes:
         raise refuse(
             "invalid_data",
-            f"the archive has {len(layout.classes)} class folders, the network {num_classes} "
-            "classes; send one folder for each, named so that their order is that of the outputs",
+            f"the highest class number is {found - 1}, but the network has {num_classes} classes "
+            f"(0 to {num_classes - 1}); give data for the classes of the network, or have it learn "
+            "these (task finetune, on the command line --finetune)",
+        )
+    if num_classes is not None and not layout.is_numbered and found not in (0, num_classes):
+        raise refuse(
+            "invalid_data",
+            f"the archive has {found} classes, the network {num_classes}; send one folder for "
+            "each, named so that their order is that of the outputs, or have the network learn "
+            "these classes (task finetune, on the command line --finetune)",
         )
     num_bytes = sum(layout.counts) * form.num_bytes
     if num_bytes > limits.max_array_bytes:
@@ -124,7 +170,8 @@ class _Images:
                 continue
             label = self.layout.labels[number]
             self.labels[part].append(label)
-            self.counts[label] += part == TRAIN
+            if label >= 0:
+                self.counts[label] += part == TRAIN
             yield pixels
         if not self.labels[part]:
             raise refuse(
@@ -156,13 +203,14 @@ class _Images:
 
 
 def _write(images: _Images, target: int, form: ImageForm) -> tuple[int, int]:
-    """Write the canonical .npz; return the number of training and of test images."""
+    """Write the canonical .npz, with labels if there are any; return the numbers of images."""
     writer = NpzWriter(target)
     counts = []
     for part, name in ((TRAIN, "train"), (TEST, "test")):
         tail = (form.side, form.side, form.channels)
         counts.append(writer.add(f"x_{name}", "|u1", images.of(part), tail))
-        labels = (struct.pack("<q", label) for label in images.labels[part])
-        writer.add(f"y_{name}", "<i8", labels, ())
+        if images.layout.classes:
+            labels = (struct.pack("<q", label) for label in images.labels[part])
+            writer.add(f"y_{name}", "<i8", labels, ())
     writer.finish()
     return counts[0], counts[1]

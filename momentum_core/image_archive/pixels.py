@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -14,7 +13,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from momentum_core.checkpoint.limits import Limits
 from momentum_core.checkpoint.refusal import refuse
-from momentum_core.errors import CheckpointError, ConfigError
+from momentum_core.errors import CheckpointError
+from momentum_core.image_archive.image_form import ImageForm
 from momentum_core.image_archive.image_header import Frame, ImageKind, read_frame
 
 # The decoders by name: Pillow's own search would try forty others.
@@ -35,32 +35,6 @@ _TURNS = {
 _MODES = {1: "L", 3: "RGB"}
 _MAX_RATIO = 16
 """Long side over short side: resizing the short one makes the long one as much longer."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageForm:
-    """What every image of a data set becomes."""
-
-    side: int = 224
-    """Height and width, in pixels."""
-
-    resize_side: int = 256
-    """Shorter side after resizing, before the centre is cut out."""
-
-    channels: int = 3
-    """1 (grey) or 3 (RGB)."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.side <= self.resize_side or self.channels not in _MODES:
-            raise ConfigError(
-                "images need 1 <= side <= resize_side and 1 or 3 channels, got "
-                f"{self.side}, {self.resize_side} and {self.channels}"
-            )
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of one image."""
-        return self.side * self.side * self.channels
 
 
 def decode_image(content: bytes, form: ImageForm, limits: Limits) -> bytes:

@@ -1,9 +1,11 @@
-"""How much a process grows in physical memory while something runs (Linux)."""
+"""How much memory a process has, and how much it grows while something runs (Linux)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -23,6 +25,23 @@ def resident_growth(action: Callable[[], None]) -> int | None:
         return None
     action()
     return max(0, _read("VmHWM") - before)
+
+
+def memory_held(device: torch.device) -> int | None:
+    """Return the most bytes that torch has allocated on a GPU so far.
+
+    Elsewhere: what the process has in physical memory at this moment, or None where the system
+    does not tell.
+
+    Args:
+        device: what is computed on.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return _read("VmRSS")
+    except OSError:
+        return None
 
 
 def _read(field: str) -> int:

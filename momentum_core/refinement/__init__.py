@@ -5,6 +5,7 @@ synthetic                   images for when there are none
 recipe                      what `auto` stands for
 evaluate goal               answers to images; how far a model is from its goal
 start batch_norm            calibration and re-estimated statistics, where they help
+gamma_schedule              gamma on its way to its own value
 objective step training     the loss, one step, the loop
 checkpoints resumption      so that a training that was killed goes on
 processes                   several of them train one model

@@ -68,6 +68,9 @@ class Judge:
         self._images, self._preprocessing = images, preprocessing
         self._labels = None if labels is None else torch.from_numpy(labels)
         self._metric = metric
+        self.loss_name = "cross-entropy" if original is None else "divergence"
+        """What `Score.loss` is."""
+
         self._target: Tensor | None = None
         self.original_percent: float | None = None
         """The original's own figure; None without one."""

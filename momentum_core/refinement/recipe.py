@@ -42,6 +42,8 @@ class Recipe:
     shift: bool
     evaluation_interval: int
     precision: Literal["float32", "bfloat16"]
+    gamma_steps: int = 0
+    """Fine-tuning has none."""
 
 
 def held_back_share(config: RefinementConfig) -> float:
@@ -90,6 +92,7 @@ def resolve(
             usual_interval if config.evaluation_interval == "auto" else config.evaluation_interval
         ),
         precision=_precision(config, device),
+        gamma_steps=0 if config.gamma_steps == "auto" else config.gamma_steps,
     )
 
 

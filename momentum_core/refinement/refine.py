@@ -15,6 +15,7 @@ from momentum_core.config import Preprocessing, RefinementConfig
 from momentum_core.conversion import plan_of
 from momentum_core.refinement.batches import Batches
 from momentum_core.refinement.checkpoints import Checkpoints
+from momentum_core.refinement.gamma_schedule import GammaSchedule
 from momentum_core.refinement.goal import Judge
 from momentum_core.refinement.objective import Distillation
 from momentum_core.refinement.processes import Processes
@@ -158,7 +159,7 @@ def refine(
     judge = _judge(original, data, split, preprocessing, recipe)
     resumption = None
     if checkpoints is not None:
-        told = {"recipe": asdict(recipe), "split": asdict(split.record), "seed": seed}
+        told = {"recipe": _decisive(recipe), "split": asdict(split.record), "seed": seed}
         told |= {"calibrate": config.calibrate, "preprocessing": asdict(preprocessing)}
         identity = identity_of((momentum, original), data, plan=_plan(momentum), **told)
         resumption = Resumption(checkpoints, identity)
@@ -189,12 +190,23 @@ def refine(
                 recipe,
                 recipe.micro_batch_size,
             ),
+            schedule=(
+                GammaSchedule(start.model, recipe.gamma_steps) if recipe.gamma_steps else None
+            ),
             on_step=on_step,
         )
         if resumption is not None:
             resumption.extra = start.to_json()
         state = train(start.model, start.score, training, resumption)
     return Refinement(start.model, _result(state, training, start, split.record, data, resumption))
+
+
+def _decisive(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe without what older states did not know, where it means nothing."""
+    told = asdict(recipe)
+    if not recipe.gamma_steps:
+        del told["gamma_steps"]
+    return told
 
 
 def _plan(momentum: nn.Module) -> dict[str, Any]:

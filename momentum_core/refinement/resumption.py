@@ -19,6 +19,7 @@ from momentum_core.refinement.checkpoints import (
     restore_optimizer,
 )
 from momentum_core.refinement.goal import Score
+from momentum_core.refinement.processes import Processes
 from momentum_core.refinement.series import Series
 from momentum_core.refinement.step import Stepper
 from momentum_core.refinement.training import Evaluated, TrainingState
@@ -54,7 +55,7 @@ class Resumption:
     def __init__(self, checkpoints: Checkpoints, identity: str) -> None:
         self._checkpoints = checkpoints
         self._identity = identity
-        self._saved = checkpoints.load(identity)
+        self._saved = _state_of_first(checkpoints, identity, Processes.current())
         self.extra: dict[str, Any] = {} if self._saved is None else self._saved.values["extra"]
         """What the caller wants to know again, as JSON values."""
 
@@ -132,3 +133,21 @@ class Resumption:
             "stopped": state.stopped,
         }
         self._checkpoints.save(Saved(tensors, values))
+
+
+def _state_of_first(checkpoints: Checkpoints, identity: str, processes: Processes) -> Saved | None:
+    """Return the saved state, which of several processes the first alone reads.
+
+    Its models are those that count, too, and so is the identity that is made of them.
+    """
+    saved: list[Saved | None] = [None]
+
+    def load() -> dict[str, Any] | None:
+        saved[0] = checkpoints.load(identity)
+        return None if saved[0] is None else saved[0].values
+
+    values = processes.from_first(load)
+    if values is None:
+        return None
+    own = {} if saved[0] is None else saved[0].tensors
+    return Saved(processes.tensors_from_first(own), values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -27,6 +28,8 @@ MAX_PIXELS = 2**24
 
 MAX_BATCH, MIN_BATCH, BATCH_PIXELS = 64, 8, 2**20
 """Batches of calibration have about 2^20 pixels: 20 images of 224 x 224."""
+
+logger = logging.getLogger(__name__)
 
 OnPreparing = Callable[[str], None]
 
@@ -74,7 +77,7 @@ def start_of_first(
 ) -> Start:
     """Return the start that the first of several processes prepares; the others wait for it.
 
-    Weights are the first one's once the model is wrapped.
+    Weights are the first one's once training begins.
     """
     if processes.count == 1:
         return prepare()
@@ -129,6 +132,12 @@ def prepare_start(
         candidate_score = judge.score(candidate)
         # Calibration has judged by itself, on other images; here both must agree.
         is_kept = result.kept and candidate_score.is_better_than(score)
+        logger.info(
+            "calibration %s: divergence of the held-back images %.4f, %.4f without it",
+            "is kept" if is_kept else "does not help",
+            candidate_score.loss,
+            score.loss,
+        )
         if is_kept or is_chosen:
             model, score = candidate, candidate_score
     is_re_estimated = False

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 from momentum_core.config import Preprocessing
 from momentum_core.memory_errors import is_out_of_memory
 from momentum_core.refinement.evaluate import to_input
 from momentum_core.refinement.objective import Objective
-from momentum_core.refinement.processes import Processes
+from momentum_core.refinement.processes import NotFiniteError, Processes
 from momentum_core.refinement.recipe import Recipe
 
 MAX_GRADIENT_NORM = 1.0
 """With fixed normalisation statistics nothing else bounds the first steps."""
-
-
-class NotFiniteError(Exception):
-    """Loss or gradients are no numbers any more; the weights were not changed."""
 
 
 @dataclass(slots=True)
@@ -73,8 +66,7 @@ class Stepper:
 
     @property
     def _can_halve(self) -> bool:
-        # Other processes would wait for the gradients of this one.
-        return not self.has_halved and self.micro_batch_size > 1 and self.processes.count == 1
+        return not self.has_halved and self.micro_batch_size > 1
 
     def _gradients(
         self,
@@ -83,33 +75,50 @@ class Stepper:
         images: NDArray[np.uint8],
         labels: NDArray[np.int64] | None,
     ) -> dict[str, float]:
-        device = next(model.parameters()).device
-        is_mixed = self.recipe.precision == "bfloat16"
         optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
-        own = self.processes.share(len(images))
-        for start in range(own.start, own.stop, self.micro_batch_size):
-            piece = slice(start, min(start + self.micro_batch_size, own.stop))
-            batch = to_input(images[piece], self.preprocessing, device)
-            truth = None if labels is None else torch.from_numpy(labels[piece]).to(device)
-            # Gradients of several processes are averaged, those of pieces are added up.
-            share = len(batch) / len(images) * self.processes.count
-            with _unsynced(model, unless=piece.stop == own.stop):
-                with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
-                    parts = self.objective.parts(model, batch, truth)
+        told: list[tuple[float, dict[str, Tensor]]] = []
+
+        def add_up() -> None:
+            for piece in self._pieces(len(images)):
+                share, parts = self._parts(model, images, labels, piece)
+                told.append((share, {name: part.detach() for name, part in parts.items()}))
                 loss = torch.stack(list(parts.values())).sum() * share
                 loss.backward()  # type: ignore[no-untyped-call]
-            for name, part in parts.items():
-                sums[name] = sums.get(name, 0.0) + share * float(part.detach())
-        return self.processes.mean(sums)
+
+        self.processes.together(add_up)
+        self.processes.average_gradients(model)
+        return self.processes.mean(_added_up(told))
+
+    def _pieces(self, num_images: int) -> list[slice]:
+        """Return what of a batch this process computes at once: at least one piece."""
+        own = self.processes.share(num_images)
+        starts = range(own.start, own.stop, self.micro_batch_size) or [own.start]
+        return [slice(start, min(start + self.micro_batch_size, own.stop)) for start in starts]
+
+    def _parts(
+        self,
+        model: nn.Module,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64] | None,
+        piece: slice,
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Return the weight of a piece's loss in the batch's, and its parts."""
+        device = next(model.parameters()).device
+        num_images = piece.stop - piece.start
+        # A process without a share of a small batch shows its model some image all the same.
+        shown = piece if num_images else slice(0, 1)
+        batch = to_input(images[shown], self.preprocessing, device)
+        truth = None if labels is None else torch.from_numpy(labels[shown]).to(device)
+        is_mixed = self.recipe.precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
+            parts = self.objective.parts(model, batch, truth)
+        # Gradients of several processes are averaged, those of pieces are added up.
+        return num_images / len(images) * self.processes.count, parts
 
 
-@contextmanager
-def _unsynced(model: nn.Module, *, unless: bool) -> Iterator[None]:
-    """Keep gradients in this process, but for the last piece's."""
-    with (
-        model.no_sync()
-        if isinstance(model, DistributedDataParallel) and not unless
-        else nullcontext()
-    ):
-        yield
+def _added_up(told: list[tuple[float, dict[str, Tensor]]]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for share, parts in told:
+        for name, part in parts.items():
+            sums[name] = sums.get(name, 0.0) + share * float(part)
+    return sums

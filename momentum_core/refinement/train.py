@@ -40,9 +40,7 @@ def train(
         state = resumption.restore(model, optimizer, training.stepper)
     else:
         state = TrainingState.start(model, optimizer, score)
-    parts_may_rest = training.prepare_step is not None
-    called = training.stepper.processes.wrapped(model, parts_may_rest=parts_may_rest)
-    training = replace(training, called=called)
+    training.stepper.processes.align(model)
     if resumption is None:
         training.run(state)
         return state

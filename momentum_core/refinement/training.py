@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from momentum_core.errors import StateRangeError
+from momentum_core.memory.resident import memory_held
 from momentum_core.refinement.batches import Batches
+from momentum_core.refinement.gamma_schedule import GammaSchedule
 from momentum_core.refinement.goal import Judge, Score
+from momentum_core.refinement.processes import NotFiniteError
 from momentum_core.refinement.recipe import Recipe
 from momentum_core.refinement.series import Series
-from momentum_core.refinement.step import NotFiniteError, Stepper
+from momentum_core.refinement.step import Stepper
+
+logger = logging.getLogger(__name__)
 
 Stopped = Literal["goal_met", "max_steps", "max_minutes", "diverged"]
 
@@ -42,6 +48,10 @@ class StepProgress:
     """Of the last evaluation, on the held-back images."""
 
     target_percent: float | None
+
+    memory_bytes: int | None
+    """On a GPU the most that was allocated so far; elsewhere what the process has in physical
+    memory, if the system tells."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +99,11 @@ class Training:
     batches: Batches
     judge: Judge
     stepper: Stepper
-    called: nn.Module | None = None
-    """The model as it is called; None calls it itself."""
-
     prepare_step: Callable[[int], None] | None = None
     """Called before each step with its number, counted from 0."""
+
+    schedule: GammaSchedule | None = None
+    """Moves gamma; what is judged and kept has its own."""
 
     on_step: Callable[[StepProgress], None] | None = None
     """Called after each step; may raise to stop."""
@@ -117,6 +127,8 @@ class Training:
             self._train(state)
         if self.on_safe is not None and is_kept:
             self.on_safe(state, True)
+        if self.schedule is not None:
+            self.schedule.reach()
         state.model.load_state_dict(state.best)
 
     def _train(self, state: TrainingState) -> None:
@@ -127,6 +139,7 @@ class Training:
             except (NotFiniteError, StateRangeError) as error:
                 if state.step == 0 and isinstance(error, StateRangeError):
                     raise
+                logger.warning("step %d diverged: %s", state.step + 1, str(error))
                 state.stopped = "diverged"
                 break
             if state.step % self.recipe.evaluation_interval == 0 or self._is_last(state):
@@ -138,13 +151,14 @@ class Training:
     def _step(self, state: TrainingState) -> dict[str, float]:
         if self.prepare_step is not None:
             self.prepare_step(state.step)
+        if self.schedule is not None:
+            self.schedule.follow(state.step)
         rate = learning_rate(self.recipe, state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
         images, labels = self.batches.of_step(state.step)
         torch.manual_seed(self.batches.torch_seed(state.step))
-        called = self.called or state.model
-        parts = self.stepper.take(called, state.optimizer, images, labels)
+        parts = self.stepper.take(state.model, state.optimizer, images, labels)
         state.step += 1
         state.series.add(state.step, {"loss": sum(parts.values()), **parts, "learning_rate": rate})
         return parts
@@ -153,17 +167,32 @@ class Training:
         return state.step >= self.recipe.max_steps
 
     def _evaluate(self, state: TrainingState) -> None:
+        if self.schedule is not None:
+            self.schedule.reach()
         score = self.judge.score_of_first(state.model, self.stepper.processes)
         if not math.isfinite(score.loss):
             state.stopped = "diverged"
             return
         found = Evaluated(step=state.step, percent=score.percent, loss=score.loss)
         state.evaluations.append(found)
+        logger.info(
+            "step %d of %d: %.2f %% of the held-back images%s, %s %.4f",
+            state.step,
+            self.recipe.max_steps,
+            found.percent,
+            self._wanted(),
+            self.judge.loss_name,
+            found.loss,
+        )
         is_met = self.judge.is_met(score)
         if is_met or score.is_better_than(state.best_score):
             state.best, state.best_score = weights_of(state.model), score
             state.best_step = state.step
         self._judge_end(state, found)
+
+    def _wanted(self) -> str:
+        target = self.judge.target_percent
+        return "" if target is None else f" ({target:.2f} % wanted)"
 
     def _judge_end(self, state: TrainingState, found: Evaluated) -> None:
         if self.judge.is_met(Score(found.percent, found.loss)):
@@ -212,6 +241,7 @@ class Training:
             eta_seconds=per_step * (self.recipe.max_steps - state.step),
             metric_percent=state.evaluations[-1].percent,
             target_percent=self.judge.target_percent,
+            memory_bytes=memory_held(next(state.model.parameters()).device),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,18 @@ class Block:
 
 
 @dataclass(slots=True)
+class Handover:
+    """A gradient that is handed on, so that nobody else keeps it."""
+
+    gradient: Tensor | None = None
+
+    def take(self) -> Tensor | None:
+        """Return the gradient, and hold it no longer."""
+        gradient, self.gradient = self.gradient, None
+        return gradient
+
+
+@dataclass(slots=True)
 class Evaluation:
     """A block's output with the graph that leads to it."""
 
@@ -54,6 +66,9 @@ class Evaluation:
 
     position: Tensor | None
     """The block's input, where the rule's gradient needs it."""
+
+    scaled: Handover = field(default_factory=Handover)
+    """c times the gradient of the root, where it was computed already."""
 
 
 def check_output(output: object, shape: torch.Size, where: str) -> None:

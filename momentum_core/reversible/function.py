@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from momentum_core.errors import ReversibilityError
+from momentum_core.reversible import fused
 from momentum_core.reversible.evaluation import Block, Evaluation
 from momentum_core.reversible.fixed_point import work_dtype
 from momentum_core.reversible.increment import BlockRule
@@ -86,13 +87,24 @@ class PassBlock(torch.autograd.Function):
         # Gradients from within the run are ours to overwrite; the first comes from outside, and
         # is copied as late as can be: the block's activations are freed by then.
         is_ours = grad_w is not None
-        total = grad_x if grad_w is None else _add(grad_x, grad_w, tape.gamma)
+        needs_x, needs_w = ctx.needs_input_grad[1:3]
+        total = grad_x if grad_w is None else grad_w
+        is_trained = block.trainable != (None, None, None)
+        if grad_w is not None and is_trained:
+            _add_velocity(grad_x, grad_w, tape.gamma)
         grads_rule = _rule_gradients(step, evaluation, total)
         evaluation.output = None
-        needs_x, needs_w = ctx.needs_input_grad[1:3]
-        if is_ours and needs_x:
-            _take_direct_part(grad_x, total, rule)
+        if grad_w is not None and is_trained:
+            # Not before: what the rule's gradients took is free by now.
+            evaluation.scaled.gradient = _take_skip(grad_x, grad_w, rule, wanted=needs_x)
+        elif grad_w is not None:
+            evaluation.scaled.gradient = mix(
+                grad_x, grad_w, tape.gamma, rule, takes_skip=needs_x, compiled=tape.fused
+            )
+        if is_ours and needs_x and rule.predictor is not None:
+            grad_x.add_(total * rule.predictor)
         inner = pull_back(evaluation, total)
+        evaluation.scaled.take()  # a block without a gradient has not
         grad_position = inner.pop(0) if evaluation.with_position else None
         if not needs_x:
             grad_x = None
@@ -108,8 +120,77 @@ class PassBlock(torch.autograd.Function):
         return None, grad_x, grad_w, *grads_rule, *inner
 
 
-def _add(grad_x: Tensor, grad_w: Tensor, gamma: float) -> Tensor:
-    return torch.add(grad_x, grad_w, alpha=gamma, out=grad_w)
+def mix(
+    grad_x: Tensor,
+    grad_w: Tensor,
+    gamma: float,
+    rule: BlockRule,
+    *,
+    takes_skip: bool,
+    compiled: bool | None = None,
+) -> Tensor | None:
+    """Put what reaches a block together, in place.
+
+    Args:
+        grad_x: gradient of the position after the block; loses c * g, what reaches the position
+            past a block that includes the skip.
+        grad_w: that of gamma times the velocity; becomes g = grad_x + gamma * grad_w.
+        gamma: of the run.
+        rule: of the block.
+        takes_skip: whether anybody wants `grad_x`.
+        compiled: as `MomentumStack.fused`.
+
+    Returns:
+        c * g, or None where it is g.
+    """
+    coefficient = rule.coefficient
+    is_plain = not isinstance(coefficient, Tensor) and coefficient != 1.0
+    if (
+        is_plain
+        and _share_memory_order(grad_x, grad_w)
+        and fused.compiler.wants(grad_w, fused=compiled)
+    ):
+        scaled = torch.empty_like(grad_w)
+        done = fused.compiler.call(
+            fused.mix_gradients,
+            fused.in_memory_order(grad_x),
+            fused.in_memory_order(grad_w),
+            fused.in_memory_order(scaled),
+            torch.tensor(gamma, dtype=grad_w.dtype),
+            torch.tensor(coefficient, dtype=grad_w.dtype),
+            takes_skip and rule.includes_skip,
+            fused=compiled,
+        )
+        if done is not None:
+            return scaled
+    _add_velocity(grad_x, grad_w, gamma)
+    return _take_skip(grad_x, grad_w, rule, wanted=takes_skip)
+
+
+def _add_velocity(grad_x: Tensor, grad_w: Tensor, gamma: float) -> None:
+    """Let `grad_w` become grad_x + gamma * grad_w."""
+    # In two steps, as compiled code does: `add(alpha=...)` rounds once.
+    grad_w.mul_(gamma).add_(grad_x)
+
+
+def _take_skip(grad_x: Tensor, total: Tensor, rule: BlockRule, *, wanted: bool) -> Tensor | None:
+    """Take c * g off `grad_x` if a block includes the skip; return it, or None where it is g."""
+    coefficient = rule.coefficient
+    has_factor = isinstance(coefficient, Tensor) or coefficient != 1.0
+    scaled = total * coefficient if has_factor else total
+    if wanted and rule.includes_skip:
+        grad_x.sub_(scaled)
+    return scaled if has_factor else None
+
+
+def _share_memory_order(a: Tensor, b: Tensor) -> bool:
+    """Whether compiled code may take both as rows of numbers, and rounds as operations do."""
+    if a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64):
+        return False
+    if a.stride() != b.stride():
+        return False
+    is_last = a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last)
+    return is_last or a.is_contiguous()
 
 
 def _take_direct_part(grad_x: Tensor, total: Tensor, rule: BlockRule) -> None:

@@ -41,10 +41,10 @@ class Compiler:
     """Whether compiling was tried and cannot be done here."""
 
     def wants(self, state: Tensor, *, fused: bool | None) -> bool:
-        """Return whether to update `state`, a run's positions, by compiled code.
+        """Return whether to work on `state`, all of it, by compiled code.
 
         Args:
-            state: int32, any shape.
+            state: a run's integers, or gradients; any shape.
             fused: True and False demand an answer; None compiles once it has become worth while.
         """
         # Whoever watches single operations (a memory tracker, fake tensors) shall see them.
@@ -52,24 +52,28 @@ class Compiler:
             return False
         if fused:
             return True
-        if self.broken or state.numel() < MIN_ELEMENTS:
-            return False
-        self.num_updated += state.numel()
-        return self.num_updated > WORTH_COMPILING
+        is_large = state.numel() >= MIN_ELEMENTS
+        return is_large and not self.broken and self.num_updated > WORTH_COMPILING
+
+    def count(self, state: Tensor, *, fused: bool | None) -> None:
+        """Note that `state` was updated operation by operation where code might be compiled."""
+        is_watched = _get_current_dispatch_mode() is not None
+        if fused is None and not is_watched and state.numel() >= MIN_ELEMENTS:
+            self.num_updated += state.numel()
 
     def call(
-        self, function: Callable[..., Tensor], *arguments: Any, fused: bool | None
+        self, function: Callable[..., Tensor], *arguments: Any, fused: bool | None, **named: Any
     ) -> Tensor | None:
         """Return what the compiled `function` returns, or None where it cannot be compiled.
 
         Raises:
             ConfigError: it cannot be compiled, and `fused` demands it.
         """
-        from torch._dynamo.exc import TorchDynamoException
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
-            return _compiled(function)(*arguments)
-        except TorchDynamoException as error:
+            return _compiled(function)(*arguments, **named)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             reason = str(error).strip().partition("\n")[0]
             if fused:
                 raise ConfigError(
@@ -89,7 +93,12 @@ compiler = Compiler()
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     # Sizes are variables: a run compiles again only for another type or kind of multiplication.
     compiled: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
-        function, dynamic=True, fullgraph=True, recompile_limit=64
+        function,
+        dynamic=True,
+        fullgraph=True,
+        recompile_limit=64,
+        # Half-precision values are rounded where operations would round them.
+        options={"emulate_precision_casts": True},
     )
     return compiled
 
@@ -185,9 +194,9 @@ class Exchange(NamedTuple):
 
 def advance(
     output: Tensor,
-    seen: Tensor | None,
     x: Tensor,
     v: Tensor,
+    into: Tensor,
     numbers: Numbers,
     by_channel: ByChannel | None,
     multiplication: Shift | Exchange | None,
@@ -198,9 +207,9 @@ def advance(
 
     Args:
         output: what the block returned, of the shape of `x`: that of `in_memory_order`.
-        seen: the position as the block saw it, if it is still at hand, likewise.
         x: positions, int32.
         v: velocities, int32.
+        into: floats, gets the positions after the block.
         numbers: of the format and the increment.
         by_channel: numbers of the increment for each channel; None without any.
         multiplication: of the velocity; None where it is known to be 0.
@@ -208,16 +217,18 @@ def advance(
         includes_skip: whether the block returns x + f(x).
 
     Returns:
-        Smallest and largest increment, shape (2,); beyond `numbers.limit` the state is spoilt.
+        Largest magnitude of an increment, shape (1,); beyond `numbers.limit` the state is spoilt.
     """
-    real = _increment(output, seen, x, numbers, by_channel, dtype, includes_skip)
-    extent = torch.stack(torch.aminmax(real))
+    real = _increment(output, None, x, numbers, by_channel, dtype, includes_skip)
+    size = real.abs()
     # A cast of what does not fit, or is NaN, is not defined.
-    step = torch.where(real.abs() <= numbers.limit, real, 0.0).to(torch.int32)
+    step = torch.where(size <= numbers.limit, real, 0.0).to(torch.int32)
     moved = _multiplied(v, multiplication) + step
     v.copy_(moved)
-    x.copy_(x + _displacement(moved, numbers))
-    return extent
+    position = x + _displacement(moved, numbers)
+    x.copy_(position)
+    into.copy_(_decoded(position, numbers, into.dtype))
+    return size.amax().reshape(1)
 
 
 def read(x: Tensor, into: Tensor, numbers: Numbers) -> Tensor:
@@ -225,10 +236,49 @@ def read(x: Tensor, into: Tensor, numbers: Numbers) -> Tensor:
     return into.copy_(_decoded(x, numbers, into.dtype))
 
 
-def rewind_position(x: Tensor, v: Tensor, numbers: Numbers) -> Tensor:
-    """Take the velocity off the position, in place."""
-    x.sub_(_displacement(v, numbers))
-    return x
+def rewind_position(
+    aside: Tensor | None, x: Tensor, v: Tensor, into: Tensor, numbers: Numbers
+) -> Tensor:
+    """Take the velocity off the position, in place, and write it into `into` as floats.
+
+    Args:
+        aside: the position as floats, where `x` does not have it.
+        x: positions, int32.
+        v: velocities, int32.
+        into: floats.
+        numbers: of the format.
+    """
+    # A power of two: what was decoded from an integer comes back as that integer.
+    whole = x if aside is None else (aside / numbers.decode).to(torch.int32)
+    position = whole - _displacement(v, numbers)
+    x.copy_(position)
+    return into.copy_(_decoded(position, numbers, into.dtype))
+
+
+def mix_gradients(
+    grad_x: Tensor,
+    grad_w: Tensor,
+    scaled: Tensor,
+    gamma: Tensor,
+    coefficient: Tensor,
+    takes_skip: bool,
+) -> Tensor:
+    """Put what reaches a block together, in place; see `function.mix`.
+
+    Args:
+        grad_x: gradient of the position after the block.
+        grad_w: that of gamma times the velocity; becomes g = grad_x + gamma * grad_w.
+        scaled: becomes c * g.
+        gamma: no dimension, of the gradients' type.
+        coefficient: c, likewise.
+        takes_skip: whether c * g is taken off `grad_x`.
+    """
+    total = grad_x + grad_w * gamma
+    part = total * coefficient
+    grad_w.copy_(total)
+    if takes_skip:
+        grad_x.copy_(grad_x - part)
+    return scaled.copy_(part)
 
 
 def rewind_velocity(

@@ -55,6 +55,7 @@ def advance_run(run: Run, x: Tensor) -> MomentumState:
     for block in blocks:
         tape.advance(block)
     tape.raise_if_out_of_range()
+    tape.let_go()
     return MomentumState(tape, blocks, initial)
 
 

@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge
 
 from momentum_core.errors import ReversibilityError
 from momentum_core.reversible.captured import edge_of
-from momentum_core.reversible.evaluation import Evaluation
+from momentum_core.reversible.evaluation import Evaluation, Handover
 from momentum_core.reversible.hooks import without_hooks
 
 Gradients = list[Tensor | None]
@@ -23,7 +23,7 @@ def carrier(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def scaled_root(
-    output: Tensor, coefficient: float | Tensor, dtype: torch.dtype
+    output: Tensor, coefficient: float | Tensor, dtype: torch.dtype, scaled: Handover
 ) -> GradientEdge | None:
     """Return where `coefficient * output` hangs in the graph; None if it needs no gradient.
 
@@ -35,11 +35,12 @@ def scaled_root(
         output: what a block returned.
         coefficient: c, broadcasts against `output`.
         dtype: type of the gradient that will arrive.
+        scaled: has c times that gradient, if somebody computed it before.
     """
     if not output.requires_grad:
         return None
     with torch.enable_grad():
-        return edge_of(_Scale.apply(output, coefficient, dtype))
+        return edge_of(_Scale.apply(output, coefficient, dtype, scaled))
 
 
 def pull_back(evaluation: Evaluation, gradient: Tensor) -> Gradients:
@@ -70,9 +71,13 @@ class _Scale(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, coefficient: float | Tensor, dtype: torch.dtype
+        ctx: Any,
+        output: Tensor,
+        coefficient: float | Tensor,
+        dtype: torch.dtype,
+        scaled: Handover,
     ) -> Tensor:
-        ctx.coefficient = coefficient
+        ctx.coefficient, ctx.scaled = coefficient, scaled
         ctx.dtype = output.dtype
         return carrier(output, dtype)
 
@@ -80,6 +85,9 @@ class _Scale(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         (gradient,) = gradients
         assert gradient is not None
-        if isinstance(ctx.coefficient, Tensor) or ctx.coefficient != 1.0:
+        scaled = ctx.scaled.take()
+        if scaled is not None:
+            gradient = scaled
+        elif isinstance(ctx.coefficient, Tensor) or ctx.coefficient != 1.0:
             gradient = gradient * ctx.coefficient
-        return gradient.to(ctx.dtype), None, None
+        return gradient.to(ctx.dtype), None, None, None

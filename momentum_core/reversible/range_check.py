@@ -54,7 +54,7 @@ class RangeCheck:
         return values.clamp_(-limit, limit)
 
     def admit_extent(self, extent: Tensor, what: str, *, scale: float, limit: int) -> None:
-        """Do the same for values of which only the smallest and the largest are given, shape (2,).
+        """Do the same for values of which only the largest are given, by magnitude, shape (n,).
 
         Raises:
             StateRangeError: not deferred, and a value does not fit.
@@ -63,11 +63,10 @@ class RangeCheck:
             bounds = extent.to(torch.float64) / scale
             self._failures.append((self.where, what, bounds, limit / scale))
             return
-        lowest, highest = extent.tolist()
-        if not (lowest >= -limit and highest <= limit):
-            reached = max(abs(lowest), abs(highest)) / scale
-            raise self._error(self.where, what, reached, limit / scale)
-        self.largest_seen = max(self.largest_seen, -lowest, highest)
+        reached = [abs(value) for value in extent.tolist()]
+        if not all(value <= limit for value in reached):
+            raise self._error(self.where, what, max(reached) / scale, limit / scale)
+        self.largest_seen = max(self.largest_seen, *reached)
 
     def any_failed(self) -> Tensor | None:
         """Return a bool tensor on the device: whether a recorded value did not fit."""
@@ -84,9 +83,9 @@ class RangeCheck:
         """
         failures, self._failures = self._failures, []
         for where, what, bounds, limit in failures:
-            lowest, highest = bounds.tolist()
-            if not (lowest >= -limit and highest <= limit):
-                raise self._error(where, what, max(abs(lowest), abs(highest)), limit)
+            reached = [abs(value) for value in bounds.tolist()]
+            if not all(value <= limit for value in reached):
+                raise self._error(where, what, max(reached), limit)
 
     def _error(self, where: str, what: str, reached: float, limit: float) -> StateRangeError:
         point = self.fixed_point

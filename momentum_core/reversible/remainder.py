@@ -38,6 +38,7 @@ class RemainderStore:
         self._word: Tensor | None = None
         self._bytes: list[Tensor] = []
         self._depth = 0
+        self._scalars: dict[tuple[str, int], Tensor] = {}
 
     @property
     def gamma(self) -> Fraction:
@@ -125,10 +126,10 @@ class RemainderStore:
         if self._shift is None:
             n, d = self._plan.gamma.numerator, self._plan.gamma.denominator
             return Exchange(
-                numerator=_scalar(n),
-                denominator=_scalar(d),
-                radix=_scalar(push.radix),
-                next_radix=_scalar(push.next_radix),
+                numerator=self._scalar("numerator", n),
+                denominator=self._scalar("denominator", d),
+                radix=self._scalar("radix", push.radix),
+                next_radix=self._scalar("next_radix", push.next_radix),
                 word=word,
             )
         if push.spills_after > 1:
@@ -136,9 +137,9 @@ class RemainderStore:
         held = push.radix.bit_length() - 1
         spilled = in_memory_order(self._bytes[-1], shape) if push.spills_after else None
         return Shift(
-            mask=_scalar(2**self._shift - 1),
-            bits=_scalar(self._shift),
-            held=_scalar(held),
+            mask=self._scalar("mask", 2**self._shift - 1),
+            bits=self._scalar("bits", self._shift),
+            held=self._scalar("held", held),
             word=word,
             spilled=spilled,
         )
@@ -190,12 +191,14 @@ class RemainderStore:
             else:
                 self._word.bitwise_left_shift_(8).bitwise_or_(plane)
 
+    def _scalar(self, name: str, value: int) -> Tensor:
+        """Return a number for compiled code, which takes a tensor for each name."""
+        if (name, value) not in self._scalars:
+            self._scalars[name, value] = torch.tensor(value, dtype=torch.int32)
+        return self._scalars[name, value]
+
     def _zeros(self) -> Tensor:
         return torch.zeros_like(self._like, dtype=_WORD[self._plan.accumulator_bits])
-
-
-def _scalar(value: int) -> Tensor:
-    return torch.tensor(value, dtype=torch.int32)
 
 
 def _low_byte(values: Tensor, out: Tensor) -> Tensor:

@@ -39,14 +39,16 @@ class GraphNeeded(Exception):
 class _Fixed:
     """A tensor that must still be the same, with the same contents, at the second run."""
 
-    what: str
+    what: str | None
+    """Of what kind and name; None is a parameter, whose name is looked up when it is told."""
+
     tensor: Tensor
     version: int
     storage: object
     """Its memory. Not the address: `fully_shard` frees and fills a storage between the runs."""
 
     @classmethod
-    def of(cls, what: str, tensor: Tensor) -> _Fixed:
+    def of(cls, what: str | None, tensor: Tensor) -> _Fixed:
         return cls(what, tensor, version_of(tensor), _storage(tensor))
 
     def changed(self) -> bool:
@@ -127,8 +129,7 @@ def first_run(
         )
     moved = buffers.moved_since(before, submodules)
     moving = {(buffer.owner, buffer.name) for buffer in moved}
-    names = {parameter: name for name, parameter in module.named_parameters(remove_duplicate=False)}
-    fixed += [_Fixed.of(f"parameter {names[p]!r}", p) for _, _, p in parameters]
+    fixed += [_Fixed.of(None, parameter) for _, _, parameter in parameters]
     fixed += [
         _Fixed.of(f"buffer {buffer.name!r}", buffer.tensor)
         for buffer in before
@@ -160,7 +161,16 @@ def check_unchanged(circumstances: Circumstances, where: str) -> None:
             raise _changed(where, f"parameter {name!r} was replaced")
     for fixed in circumstances.fixed:
         if fixed.changed():
-            raise _changed(where, f"{fixed.what} was changed")
+            what = fixed.what or _parameter_name(circumstances, fixed.tensor)
+            raise _changed(where, f"{what} was changed")
+
+
+def _parameter_name(circumstances: Circumstances, parameter: Tensor) -> str:
+    module = circumstances.module
+    names = {id(one): name for _, name, one in circumstances.parameters}
+    # From the block where it still has it; a part of it may have been replaced.
+    names |= {id(one): name for name, one in module.named_parameters(remove_duplicate=False)}
+    return f"parameter {names[id(parameter)]!r}"
 
 
 def second_run(circumstances: Circumstances, call: BlockCall, device: torch.device) -> Tensor:

@@ -6,12 +6,17 @@ or of what holds it works: it gathers all parameters again before the stack's ba
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
 
 from momentum_core.errors import ReversibilityError
 
 _WRAPPERS = ("FullyShardedDataParallel", "FSDPModule")
+
+_known: WeakKeyDictionary[type[nn.Module], bool] = WeakKeyDictionary()
+"""Whether a class is a wrapper; every block of every step asks."""
 
 
 def check_not_sharded(module: nn.Module, where: str) -> None:
@@ -52,4 +57,6 @@ def sharded_error(where: str) -> ReversibilityError:
 
 
 def _is_wrapper(kind: type[nn.Module]) -> bool:
-    return any(base.__name__ in _WRAPPERS for base in kind.__mro__)
+    if kind not in _known:
+        _known[kind] = any(base.__name__ in _WRAPPERS for base in kind.__mro__)
+    return _known[kind]

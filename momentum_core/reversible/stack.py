@@ -119,14 +119,35 @@ class MomentumStack(nn.Module):
         self.offsets = _rule_parameter("offsets", offsets, self, trainable_rule)
         self.predictors = _rule_parameter("predictors", predictors, self, trainable_rule)
         self._num_pushes = num_blocks if initial_velocity is not None else num_blocks - 1
-        self.fixed_point = fixed.choose_fixed_point(
+        self._state_options = (state_bits, scale_bits, activation_range)
+        self.fixed_point = self._choose_fixed_point()
+        """Width and scale of the integer state."""
+
+    def set_gamma(self, gamma: float | Fraction) -> None:
+        """Use another momentum term from the next forward pass on; the width of the state stays.
+
+        Coefficients of the scheme follow; those that were given stay as they are. The scale of the
+        state is chosen anew. What was computed before is still reversed by the term that it had.
+
+        Args:
+            gamma: as for the stack itself.
+
+        Raises:
+            ConfigError: it is not in (0, 1).
+        """
+        self.gamma = round_gamma(gamma)
+        self._scheme_coefficients = scheme_coefficients(self.scheme, self.gamma, len(self.blocks))
+        self.fixed_point = self._choose_fixed_point()
+
+    def _choose_fixed_point(self) -> fixed.FixedPoint:
+        state_bits, scale_bits, activation_range = self._state_options
+        return fixed.choose_fixed_point(
             plan_store(self.gamma, self._num_pushes),
-            num_blocks,
+            len(self.blocks),
             state_bits=state_bits,
             scale_bits=scale_bits,
             activation_range=activation_range,
         )
-        """Width and scale of the integer state."""
 
     @property
     def expected_noise(self) -> float:

@@ -17,7 +17,7 @@ from momentum_core.reversible.arguments import Arguments
 from momentum_core.reversible.buffers import version_of
 from momentum_core.reversible.captured import check_captured, edge_of
 from momentum_core.reversible.checksum import checksum
-from momentum_core.reversible.evaluation import Block, Evaluation, check_output
+from momentum_core.reversible.evaluation import Block, Evaluation, Handover, check_output
 from momentum_core.reversible.fixed_point import work_dtype
 from momentum_core.reversible.pull_back import scaled_root
 from momentum_core.reversible.range_check import RangeCheck, encode
@@ -62,7 +62,7 @@ class Tape:
         earlier: Sequence[Circumstances],
     ) -> None:
         self.name = name
-        self.gamma = gamma
+        self.gamma, self.fused = gamma, state.fused
         self.dtype = state.dtype
         """Float type in which blocks see the position."""
 
@@ -88,6 +88,9 @@ class Tape:
         self._aside: Tensor | None = None
         """The position as floats, while the state does not have it."""
 
+        self._next: Tensor | None = None
+        """The position as floats, where moving the state gave it; the next to read it takes it."""
+
     @property
     def state(self) -> IntegerState:
         """The integers; only runs that are reversed have them after the forward pass."""
@@ -101,7 +104,12 @@ class Tape:
 
     def read_position(self) -> Tensor:
         """Return the position as the blocks see it, a new tensor."""
-        return update.read_position(self.state)
+        floats, self._next = self._next, None
+        return update.read_position(self.state) if floats is None else floats
+
+    def let_go(self) -> None:
+        """Hold nothing but the state: nobody may read the position soon."""
+        self._next = None
 
     def start(self, block: Block) -> Evaluation | None:
         """Set the velocity to what the module of `block` gives at the first position."""
@@ -136,7 +144,8 @@ class Tape:
         with self._buffers_restored_if_out_of_range():
             evaluation = self._first_run(block)
             kept = evaluation if self._backward == "stored" else None
-            output, seen = evaluation.output, evaluation.seen
+            output = evaluation.output
+            seen = None if update.is_compiled(self.state) else evaluation.seen
             assert output is not None
             evaluation.seen = None
             if block.trainable[0] is None:
@@ -144,7 +153,7 @@ class Tape:
             del evaluation  # its graph is not needed during the update
             self._check.where = block.where
             with torch.no_grad():
-                update.advance(
+                self._next = update.advance(
                     self.state,
                     output,
                     seen,
@@ -163,7 +172,6 @@ class Tape:
             ReversibilityError: something that the block depends on has changed.
         """
         if self._backward == "reversible":
-            self._take_back_position()
             evaluation = self.rewind(block)
             self._set_aside_position(evaluation)
             return evaluation
@@ -177,8 +185,10 @@ class Tape:
             ReversibilityError: something that the block depends on has changed.
         """
         self.position -= 1
+        aside, self._aside = self._aside, None
         with torch.no_grad():
-            update.rewind_position(self.state)
+            self._next = update.rewind_position(self.state, aside)
+        del aside
         evaluation = self._second_run(block, self.read_position)
         assert evaluation.output is not None
         with torch.no_grad():
@@ -302,25 +312,23 @@ class Tape:
     def _set_aside_position(self, evaluation: Evaluation) -> None:
         """Drop the integer position while a block is differentiated, where its float says as much.
 
-        The block's graph holds the float. Integers up to 2^24 are floats exactly. On an accelerator
-        reading the largest one would wait for the device.
+        The block's graph holds the float. On an accelerator reading the largest integer would wait
+        for the device.
         """
         seen, evaluation.seen = evaluation.seen, None
         state = self.state
         if seen is None or device_kind(self._device) != "cpu" or seen.dtype != torch.float32:
             return
-        if is_simulated() or _largest(state.x) <= 2**24:
+        most = update.EXACT_IN_FLOATS
+        if is_simulated() or state.largest_bound_x <= most or _largest(state.x) <= most:
             self._aside = seen
             state.x = state.x.new_empty(0)
 
     def _take_back_position(self) -> None:
-        if self._aside is None:
-            return
-        with torch.no_grad():
-            scaled = self._aside * self.state.fixed_point.scale
-            self.state.x = torch.empty_like(self._aside, dtype=self.state.fixed_point.dtype)
-            self.state.x.copy_(scaled)
-        self._aside = None
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            with torch.no_grad():
+                update.take_back_position(self.state, aside)
 
     def _second_run(self, block: Block, read: Callable[[], Tensor]) -> Evaluation:
         circumstances = self._history.pop()
@@ -364,14 +372,16 @@ class Tape:
         uses_position = predictor is not None or (
             coefficient is not None and block.rule.includes_skip
         )
+        scaled = Handover()
         return Evaluation(
             block.where,
             output.detach(),
-            scaled_root(output, block.rule.coefficient, self.dtype),
+            scaled_root(output, block.rule.coefficient, self.dtype, scaled),
             inputs,
             position is not None,
             None if was_written else x.detach(),
             read() if uses_position else None,
+            scaled,
         )
 
     def _encode_velocity(self, output: Tensor) -> Tensor:

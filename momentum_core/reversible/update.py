@@ -8,18 +8,22 @@ Both directions call `increment`, so what one adds the other takes away, to the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from momentum_core.reversible import fused
 from momentum_core.reversible.fixed_point import FixedPoint, work_dtype
+from momentum_core.reversible.fused import Numbers
 from momentum_core.reversible.increment import BlockRule, increment, rule_at
 from momentum_core.reversible.range_check import RangeCheck
 from momentum_core.reversible.remainder import RemainderStore
 from momentum_core.reversible.store_plan import Push
 from momentum_core.reversible.tiles import Tile
+
+EXACT_IN_FLOATS = 2.0**24
+"""Integers up to this magnitude are single-precision floats, too."""
 
 
 @dataclass(slots=True)
@@ -43,6 +47,16 @@ class IntegerState:
     fused: bool | None = None
     """Whether updates are compiled; None does so where it pays."""
 
+    largest_bound_x: float = field(init=False)
+    """No position of the run was larger than this, in units (unless checks are deferred)."""
+
+    numbers: dict[tuple[float, float], Numbers] = field(default_factory=dict, init=False)
+    """By coefficient and correction: making seven tensors for every call takes its time."""
+
+    def __post_init__(self) -> None:
+        """Start with what is known of the input."""
+        self.largest_bound_x = self.bound_x
+
     def held_bytes(self) -> int:
         """Return the bytes of memory that the state holds."""
         return sum(tensor.nbytes for tensor in self.tensors())
@@ -61,17 +75,21 @@ def advance(
     check: RangeCheck,
     *,
     multiply: bool,
-) -> None:
+) -> Tensor | None:
     """Move `state` one block forward, in place.
 
     Args:
         state: the integers before the block.
         block_output: what the block returned at `state`'s position, shape of x.
-        seen: the position as the block saw it, if that tensor is still at hand.
+        seen: the position as the block saw it, if that tensor is still at hand; compiled code has
+            no use for it.
         rule: the block's coefficients.
         correction: mean of what the store's digits hide, in units of the state.
         check: raises or remembers what does not fit.
         multiply: whether the velocity is multiplied by gamma (not where it is known to be 0).
+
+    Returns:
+        The position after the block as the next one sees it, where that cost nothing.
 
     Raises:
         StateRangeError: a value does not fit and `check` is not deferred.
@@ -80,7 +98,7 @@ def advance(
     push = store.begin_push() if multiply else None
     narrow = point.state_bits == 16
     check.largest_seen = 0.0
-    extent = _call_fused(fused.advance, state, block_output, seen, rule, correction, push)
+    extent, floats = _advance_fused(state, block_output, rule, correction, push)
     if extent is not None:
         what = "its contribution to the velocity"
         check.admit_extent(extent, what, scale=point.velocity_scale, limit=point.limit)
@@ -103,6 +121,7 @@ def advance(
         store.end_push()
     if not narrow:
         _check_bounds(state, check)
+    return floats
 
 
 def _check_bounds(state: IntegerState, check: RangeCheck) -> None:
@@ -120,15 +139,18 @@ def _check_bounds(state: IntegerState, check: RangeCheck) -> None:
         check.admit(state.v, what, scale=point.velocity_scale, limit=point.velocity_limit)
         state.bound_v = check.largest_seen
     state.bound_x += state.bound_v / 2**point.guard_bits + 1.0
-    if check.deferred or state.bound_x > point.limit:
+    # Looking once tells more than the bound does: it is kept where floats hold all integers.
+    leaves_floats = state.bound_x > EXACT_IN_FLOATS >= state.largest_bound_x
+    if check.deferred or leaves_floats or state.bound_x > point.limit:
         check.largest_seen = 0.0
         check.admit(state.x, "the position after it", scale=point.scale)
         state.bound_x = check.largest_seen
+    state.largest_bound_x = max(state.largest_bound_x, state.bound_x)
 
 
 def read_position(state: IntegerState) -> Tensor:
     """Return the position as the blocks see it, a new tensor."""
-    if _wants_fused(state):
+    if is_compiled(state):
         floats = torch.empty_like(state.x, dtype=state.dtype)
         x, into = fused.in_memory_order(state.x), fused.in_memory_order(floats)
         with torch.no_grad():
@@ -138,19 +160,45 @@ def read_position(state: IntegerState) -> Tensor:
     return state.fixed_point.decode(state.x, state.dtype)
 
 
-def rewind_position(state: IntegerState) -> None:
-    """Take the velocity off the position, in place: x = x' - v'."""
-    if _wants_fused(state):
-        x, v = fused.in_memory_order(state.x), fused.in_memory_order(state.v)
-        if (
-            fused.compiler.call(fused.rewind_position, x, v, _numbers(state), fused=state.fused)
-            is not None
-        ):
-            return
+def rewind_position(state: IntegerState, aside: Tensor | None) -> Tensor | None:
+    """Take the velocity off the position, in place: x = x' - v'.
+
+    Args:
+        state: the integers after the block.
+        aside: the position as floats, where the state does not have it; has it again then.
+
+    Returns:
+        The position as the block sees it, where that cost nothing.
+    """
+    if is_compiled(state):
+        if aside is not None:
+            state.x = torch.empty_like(state.v)
+        floats = torch.empty_like(state.v, dtype=state.dtype)
+        done = fused.compiler.call(
+            fused.rewind_position,
+            None if aside is None else fused.in_memory_order(aside),
+            fused.in_memory_order(state.x),
+            fused.in_memory_order(state.v),
+            fused.in_memory_order(floats),
+            _numbers(state),
+            fused=state.fused,
+        )
+        if done is not None:
+            return floats
+    if aside is not None:
+        take_back_position(state, aside)
     for tile in state.tiles:
         # In 32 bits, as on the way forward: rounding must not wrap.
         wide = state.v[tile].to(torch.int32)
         state.x[tile].sub_(state.fixed_point.displacement(wide))
+    return None
+
+
+def take_back_position(state: IntegerState, aside: Tensor) -> None:
+    """Let the state have the position again that `aside` has as floats."""
+    scaled = aside * state.fixed_point.scale
+    state.x = torch.empty_like(aside, dtype=state.fixed_point.dtype)
+    state.x.copy_(scaled)
 
 
 def rewind_velocity(
@@ -170,7 +218,7 @@ def rewind_velocity(
     store = state.store
     push = store.begin_pop() if multiply else None
     narrow = state.fixed_point.state_bits == 16
-    done = _call_fused(fused.rewind_velocity, state, block_output, seen, rule, correction, push)
+    done = _rewind_fused(state, block_output, seen, rule, correction, push)
     for tile in state.tiles if done is None else ():
         real = _rounded_increment(state, tile, block_output, seen, rule, correction)
         v = state.v[tile]
@@ -184,13 +232,37 @@ def rewind_velocity(
         store.end_pop(push)
 
 
-def _wants_fused(state: IntegerState) -> bool:
+def is_compiled(state: IntegerState) -> bool:
+    """Return whether the state is worked on by compiled code, as far as that can be compiled."""
+    # The velocity: the position may be aside.
     is_wide = state.fixed_point.state_bits == 32
-    return is_wide and fused.compiler.wants(state.x, fused=state.fused)
+    return is_wide and fused.compiler.wants(state.v, fused=state.fused)
 
 
-def _call_fused(
-    kernel: Callable[..., Tensor],
+def _is_compiled_or_counted(state: IntegerState) -> bool:
+    """Return the same; note an update of a state that could have been, and is not."""
+    compiled = is_compiled(state)
+    if not compiled and state.fixed_point.state_bits == 32:
+        fused.compiler.count(state.v, fused=state.fused)
+    return compiled
+
+
+def _advance_fused(
+    state: IntegerState,
+    block_output: Tensor,
+    rule: BlockRule,
+    correction: float,
+    push: Push | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return what `fused.advance` returns and the next position; None where it cannot be used."""
+    if not _is_compiled_or_counted(state):
+        return None, None
+    into = torch.empty_like(state.x, dtype=state.dtype)
+    extent = _call_fused(fused.advance, state, block_output, rule, correction, push, into=into)
+    return extent, None if extent is None else into
+
+
+def _rewind_fused(
     state: IntegerState,
     block_output: Tensor,
     seen: Tensor | None,
@@ -198,26 +270,45 @@ def _call_fused(
     correction: float,
     push: Push | None,
 ) -> Tensor | None:
-    """Return what `fused.advance` or `fused.rewind_velocity` returns; None where neither can."""
-    if not _wants_fused(state):
+    """Return what `fused.rewind_velocity` returns; None where it cannot be used."""
+    if not _is_compiled_or_counted(state):
         return None
+    return _call_fused(
+        fused.rewind_velocity, state, block_output, rule, correction, push, seen=seen
+    )
+
+
+def _call_fused(
+    kernel: Callable[..., Tensor],
+    state: IntegerState,
+    block_output: Tensor,
+    rule: BlockRule,
+    correction: float,
+    push: Push | None,
+    **others: Tensor | None,
+) -> Tensor | None:
+    """Call a kernel with all it takes; `others` have the shape of the position."""
     by_channel, shape = _by_channel(rule, state.x)
     multiplication = None if push is None else state.store.multiplication(push, shape)
     if push is not None and multiplication is None:
         return None
     coefficient = 1.0 if isinstance(rule.coefficient, Tensor) else rule.coefficient
+    named = {
+        name: None if one is None else _in_order_of(state.x, one, shape)
+        for name, one in others.items()
+    }
     return fused.compiler.call(
         kernel,
-        _in_order_of(state.x, block_output, shape),
-        None if seen is None else _in_order_of(state.x, seen, shape),
-        fused.in_memory_order(state.x, shape),
-        fused.in_memory_order(state.v, shape),
-        _numbers(state, coefficient, correction),
-        by_channel,
-        multiplication,
-        state.dtype,
-        rule.includes_skip,
         fused=state.fused,
+        output=_in_order_of(state.x, block_output, shape),
+        x=fused.in_memory_order(state.x, shape),
+        v=fused.in_memory_order(state.v, shape),
+        numbers=_numbers(state, coefficient, correction),
+        by_channel=by_channel,
+        multiplication=multiplication,
+        dtype=state.dtype,
+        includes_skip=rule.includes_skip,
+        **named,
     )
 
 
@@ -250,13 +341,14 @@ def _in_order_of(x: Tensor, values: Tensor, shape: tuple[int, ...] | None) -> Te
     return fused.in_memory_order(values, shape)
 
 
-def _numbers(
-    state: IntegerState, coefficient: float = 1.0, correction: float = 0.0
-) -> fused.Numbers:
+def _numbers(state: IntegerState, coefficient: float = 1.0, correction: float = 0.0) -> Numbers:
+    known = state.numbers.get((coefficient, correction))
+    if known is not None:
+        return known
     point, work = state.fixed_point, work_dtype(state.dtype)
     bits = point.guard_bits
     half = 2 ** (bits - 1) if bits else 0
-    return fused.Numbers(
+    made = Numbers(
         factor=torch.tensor(coefficient * point.velocity_scale, dtype=work),
         scale=torch.tensor(point.velocity_scale, dtype=work),
         correction=torch.tensor(correction, dtype=work),
@@ -265,6 +357,8 @@ def _numbers(
         guard=torch.tensor(bits, dtype=torch.int32),
         limit=torch.tensor(float(point.limit), dtype=work),
     )
+    state.numbers[coefficient, correction] = made
+    return made
 
 
 def _rounded_increment(

@@ -118,7 +118,9 @@ def test_a_silent_stream_says_that_it_lives(client, job_id, monkeypatch):
         assert any(line.startswith(": ") for line in (next(lines) for _ in range(20)))
 
 
-def test_nobody_is_watched_when_nobody_follows(client, claims, job_id, service):
+def test_nobody_is_watched_when_nobody_follows(client, claims, job_id, service, monkeypatch):
+    # Who left is noticed with the next sign of life; often, but not always, with the first look.
+    monkeypatch.setattr("api.routes.events.KEEP_ALIVE_SECONDS", 0.1)
     watcher = service.watcher
     assert (dict(watcher._bells), watcher._task) == ({}, None)
     read(client, job_id, most=1)

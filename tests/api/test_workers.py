@@ -17,7 +17,13 @@ NAME = "gpu-host:4711"
 @pytest.fixture
 def worker(service):
     service.workers.announce(NAME, queues=[CONVERT_QUEUE], version="0.1.0", torch_version="2.14.1")
-    device = Device(name="cuda:0", model="NVIDIA L4", memory_bytes=24 << 30, num_threads=8)
+    device = Device(
+        name="cuda:0",
+        model="NVIDIA L4",
+        memory_bytes=24 << 30,
+        num_threads=8,
+        datasets=("birds", "photos"),
+    )
     service.workers.describe(NAME, device)
 
 
@@ -31,6 +37,30 @@ def test_a_worker_is_listed_drained_and_resumed(client, worker):
     assert not client.post(f"/workers/{NAME}/resume").json()["draining"]
     for name in ("unknown", "a%00b"):
         problem_of(client.post(f"/workers/{name}/drain"), 404, "worker_not_found")
+
+
+def test_registered_data_sets_are_listed_and_others_refused(client, worker):
+    shown = client.get("/datasets").json()["datasets"]
+    assert shown == [{"name": "birds", "num_workers": 1}, {"name": "photos", "num_workers": 1}]
+    request = ZOO | {"data": {"registered": "photos"}}
+    job = client.post("/convert", json=request)
+    assert job.status_code == 202
+    assert job.json()["request"]["data"]["registered"] == "photos"
+    unknown = client.post("/convert", json=ZOO | {"data": {"registered": "phots"}})
+    words = problem_of(unknown, 422, "unknown_dataset")
+    assert "no worker has a data set 'phots' (there are birds, photos" in words
+    on_cpu = request | {"worker": {"device": "cpu"}}
+    words = problem_of(client.post("/convert", json=on_cpu), 422, "no_suitable_worker")
+    assert "a worker on cpu that has the data set photos" in words
+    odd = client.post("/convert", json=ZOO | {"data": {"registered": "../up"}})
+    assert "no data set can be called" in problem_of(odd, 422, "invalid_request")
+
+
+def test_a_registered_data_set_needs_what_one_that_is_sent_needs(client, worker):
+    goal = {"goal": {"metric": "top1"}}
+    data = {"registered": "photos", "labelled": False}
+    answer = client.post("/convert", json=ZOO | {"data": data, "refinement": goal})
+    assert "no labels" in problem_of(answer, 422, "invalid_option")
 
 
 def test_a_queue_is_paused_and_resumed(client, claims, service):
@@ -89,6 +119,23 @@ def test_what_no_worker_has_is_refused_at_once_with_the_reason(client, worker):
     job = client.post("/convert", json=ZOO | fitting)
     assert job.status_code == 202
     assert job.json()["request"]["worker"] == fitting["worker"]
+
+
+def test_a_job_is_not_repeated_where_no_worker_could_do_it(client, service, worker):
+    job = client.post("/convert", json=ZOO | {"worker": {"device": "cuda"}}).json()
+    assert client.post(f"/jobs/{job['id']}/cancel").status_code == 200
+    device = Device(name="cpu", model="m", memory_bytes=1 << 30, num_threads=1)
+    assert service.workers.describe(NAME, device)
+    detail = problem_of(client.post(f"/jobs/{job['id']}/retry"), 422, "no_suitable_worker")
+    assert "a worker on cuda, and there is none" in detail
+    assert [one["id"] for one in client.get("/jobs").json()["jobs"]] == [job["id"]]
+
+
+def test_a_job_that_has_not_ended_is_not_repeated_whoever_works(client, service, worker):
+    job = client.post("/convert", json=ZOO | {"worker": {"device": "cuda"}}).json()
+    device = Device(name="cpu", model="m", memory_bytes=1 << 30, num_threads=1)
+    assert service.workers.describe(NAME, device)
+    problem_of(client.post(f"/jobs/{job['id']}/retry"), 409, "job_not_finished")
 
 
 def test_a_network_that_fits_no_worker_is_refused(client, service):

@@ -1,6 +1,6 @@
 """Runs the parts that are named, or all that are quick, and says which claims hold.
 
-python -m tests.benchmarks                 what is quick: half an hour on two quiet cores
+python -m tests.benchmarks                 what is quick: a quarter of an hour on two quiet cores
 python -m tests.benchmarks full            everything: a night
 python -m tests.benchmarks list            the parts
 python -m tests.benchmarks PART ... [--record]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from momentum_core.reversible import MomentumStack
 from tests.benchmarks.lasso import NUM_ATOMS, PENALTY, Lasso
+from tests.benchmarks.rival_chains import TwoStreams, couplings
 
 _LARGEST = 16.0
 
@@ -81,16 +82,12 @@ class RevNet(nn.Module):
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
-        from revlib import MemoryModes, ReversibleSequential
-
         # Autograd's own gradients: no error of an inverse in floats stands against it.
-        mode = MemoryModes.no_savings
-        self.coupled = ReversibleSequential(*map(Residual, layers), memory_mode=mode)
+        self.streams = TwoStreams(couplings([Residual(layer) for layer in layers], saves=False))
 
     def forward(self, y: Tensor) -> Tensor:
-        x = _start(y)
-        first, second = self.coupled(torch.cat([x, x], dim=1), y).chunk(2, dim=1)
-        return torch.add(first, second) / 2
+        x: Tensor = self.streams(_start(y), y)
+        return x
 
 
 def _start(y: Tensor) -> Tensor:

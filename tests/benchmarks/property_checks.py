@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from momentum_core.refinement import to_input
 from tests.benchmarks.networks import IMAGENET, cifar_images, cifar_network
-from tests.benchmarks.reversible_systems import NeuralODE, System
+from tests.benchmarks.reversible_systems import System
+from tests.benchmarks.rival_chains import NeuralOde
 from tests.benchmarks.steps import compare
 
 WIDTH, HIDDEN = 32, 64
@@ -150,7 +151,7 @@ def _reconstructed(system: System) -> _Reconstruction:
     """Compare what each function is given in the forward pass and in the backward pass."""
     functions = _functions(EXACT_DEPTH)
     model, x = system.chain(functions, True), _normal(BATCH, WIDTH)
-    if isinstance(model, NeuralODE):
+    if isinstance(model, NeuralOde):
         return _solved_back(model, x)
     with _watched(functions) as seen:
         model(x.clone().requires_grad_()).square().mean().backward()
@@ -164,9 +165,9 @@ def _reconstructed(system: System) -> _Reconstruction:
 
 
 @torch.no_grad()
-def _solved_back(model: NeuralODE, x: Tensor) -> _Reconstruction:
+def _solved_back(model: NeuralOde, x: Tensor) -> _Reconstruction:
     y = model(x)
-    with _watched([model.function]) as seen:
+    with _watched([*model.field.functions]) as seen:
         back = model.inverse(y)
     others = ~_same_bits(x, back)
     error = float((x - back).abs().max())

@@ -9,9 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from momentum_core import ConversionConfig, MomentumStack, convert
+from tests.benchmarks.rival_chains import (
+    EULER,
+    Chain,
+    CheckpointedChain,
+    NeuralOde,
+    TwoStreams,
+    couplings,
+)
 
 PUBLISHED_GAMMA = 0.9
 GAMMA = 0.5
@@ -44,88 +51,6 @@ class System:
     """The chain as published, where that is not `chain`: on two halves of x."""
 
 
-class Plain(nn.Module):
-    """x + f(x), function by function; with checkpoints it keeps the inputs alone."""
-
-    def __init__(self, functions: Sequence[nn.Module], *, has_checkpoints: bool) -> None:
-        super().__init__()
-        self.functions = nn.ModuleList(functions)
-        self.has_checkpoints = has_checkpoints
-
-    def forward(self, x: Tensor) -> Tensor:
-        for f in self.functions:
-            x = x + (checkpoint(f, x, use_reentrant=False) if self.has_checkpoints else f(x))
-        return x
-
-
-class NeuralODE(nn.Module):
-    """x' = f(x) from time 0 to the number of functions: only the first one is there for all times.
-
-    Source: Chen et al. 2018, Neural Ordinary Differential Equations (arXiv:1806.07366).
-    """
-
-    def __init__(
-        self, functions: Sequence[nn.Module], *, has_adjoint: bool, euler: bool = False
-    ) -> None:
-        super().__init__()
-        self.function = functions[0]
-        self.times = (0.0, float(len(functions)))
-        self.has_adjoint = has_adjoint
-        # A step for each block, or the package's own solver and tolerances.
-        steps = {"method": "euler", "options": {"step_size": 1.0}}
-        self.options: dict[str, Any] = steps if euler else {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        from torchdiffeq import odeint, odeint_adjoint
-
-        solve = odeint_adjoint if self.has_adjoint else odeint
-        return self._solved(solve, x, self.times)
-
-    def inverse(self, y: Tensor) -> Tensor:
-        """Solve backwards in time."""
-        from torchdiffeq import odeint
-
-        return self._solved(odeint, y, self.times[::-1])
-
-    def _solved(self, solve: Any, x: Tensor, times: Sequence[float]) -> Tensor:
-        field = _Field(self.function)
-        found: Tensor = solve(field, x, torch.tensor(times), **self.options)[-1]
-        return found
-
-
-class _Field(nn.Module):
-    def __init__(self, function: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, _: Tensor, x: Tensor) -> Any:
-        return self.function(x)
-
-
-class RevNet(nn.Module):
-    """Two copies of x through additive couplings, which take the functions in turns.
-
-    Halves of x would need functions of half the width. y1 + y2 - x holds every function's output
-    once, as the residual network does; the copies drift apart from the second function on.
-
-    Source: Gomez et al. 2017, The Reversible Residual Network (arXiv:1707.04585); both streams from
-    one x: Kitaev et al. 2020, Reformer (arXiv:2001.04451).
-    """
-
-    def __init__(self, functions: Sequence[nn.Module], *, is_saving: bool) -> None:
-        import revlib
-
-        super().__init__()
-        modes = revlib.MemoryModes
-        mode = modes.autograd_function if is_saving else modes.no_savings
-        self.couplings = revlib.ReversibleSequential(*functions, split_dim=1, memory_mode=mode)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = self.couplings(torch.cat([x, x], dim=1)).chunk(2, dim=1)
-        total: Tensor = first + second - x
-        return total
-
-
 class Residual(nn.Module):
     """block(x) - x."""
 
@@ -142,14 +67,14 @@ def systems() -> tuple[System, ...]:
     return (
         System(
             name="Neural ODE (torchdiffeq)",
-            chain=lambda functions, saves: NeuralODE(functions, has_adjoint=saves),
-            converted=_by_stage(lambda fs: NeuralODE(fs, has_adjoint=True, euler=True)),
+            chain=lambda functions, saves: NeuralOde(functions[:1], len(functions), saves=saves),
+            converted=_by_stage(lambda fs: NeuralOde(fs[:1], len(fs), saves=True, **EULER)),
         ),
         System(
             name="RevNet (revlib)",
-            chain=lambda functions, saves: RevNet(functions, is_saving=saves),
-            converted=_by_stage(lambda fs: RevNet(fs, is_saving=True)),
-            halves=_on_halves,
+            chain=lambda functions, saves: _revnet(functions, saves),
+            converted=_by_stage(lambda fs: _revnet(fs, True)),
+            halves=lambda functions: couplings(functions, saves=True),
         ),
         System(
             name="Momentum ResNet (momentumnet)",
@@ -159,8 +84,8 @@ def systems() -> tuple[System, ...]:
         ),
         System(
             name="gradient checkpointing (torch)",
-            chain=lambda functions, saves: Plain(functions, has_checkpoints=saves),
-            converted=_by_stage(lambda fs: Plain(fs, has_checkpoints=True)),
+            chain=_checkpointed,
+            converted=_by_stage(lambda fs: _checkpointed(fs, True)),
             keeps_inputs=True,
         ),
         ours(),
@@ -177,11 +102,13 @@ def ours() -> System:
     )
 
 
-def _on_halves(functions: Sequence[nn.Module]) -> nn.Module:
-    import revlib
+def _revnet(functions: Sequence[nn.Module], saves: bool) -> nn.Module:
+    """Two copies of x: halves would need functions of half the width."""
+    return TwoStreams(couplings(functions, saves=saves), has_all_outputs=True)
 
-    model: nn.Module = revlib.ReversibleSequential(*functions, split_dim=1)
-    return model
+
+def _checkpointed(functions: Sequence[nn.Module], saves: bool) -> nn.Module:
+    return CheckpointedChain(functions, len(functions)) if saves else Chain(functions)
 
 
 def _momentumnet(functions: Sequence[nn.Module], saves: bool) -> nn.Module:

@@ -79,55 +79,89 @@ class HeunChain(nn.Module):
 
 
 class NeuralOde(nn.Module):
-    """dx/dt = f(x, t) over a unit of time, by Euler steps of equal length.
+    """dx/dt = f(x), by torchdiffeq; by `EULER` a unit of time is a residual block.
 
-    With one branch, f does not depend on t. With as many as there are steps, each governs its step
-    and is scaled so that a step is a residual block: the forward pass is that of the chain.
+    Source: Chen et al. 2018, Neural Ordinary Differential Equations (arXiv:1806.07366).
+
+    Args:
+        functions: f of each unit of time; the last one goes on.
+        time: for how long.
+        saves: whether the backward pass solves backwards (the adjoint) and keeps no states.
+        options: torchdiffeq's, as its method and tolerances.
     """
 
-    def __init__(self, branches: Sequence[nn.Module], num_steps: int, *, stored: bool) -> None:
+    def __init__(
+        self, functions: Sequence[nn.Module], time: float, *, saves: bool, **options: Any
+    ) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(branches)
-        self.num_steps, self.stored = num_steps, stored
-        self.field = _Field(self.branches)
+        self.field = _Field(nn.ModuleList(functions))
+        self.time, self.saves, self.options = time, saves, options
 
     def forward(self, x: Tensor) -> Tensor:
         from torchdiffeq import odeint, odeint_adjoint
 
-        def grid(_: Any, __: Any, times: Tensor) -> Tensor:
-            return torch.linspace(float(times[0]), float(times[-1]), self.num_steps + 1)
+        return self._solved(odeint_adjoint if self.saves else odeint, x, (0.0, self.time))
 
-        solve = odeint if self.stored else odeint_adjoint
-        # A step that begins where f jumps takes the f of its inside, in both directions of time.
-        options = {"grid_constructor": grid, "perturb": True}
-        states: Tensor = solve(
-            self.field, x, torch.tensor([0.0, 1.0]), method="euler", options=options
-        )
-        return states[-1]
+    @torch.no_grad()
+    def inverse(self, y: Tensor) -> Tensor:
+        """Solve backwards in time."""
+        from torchdiffeq import odeint
+
+        return self._solved(odeint, y, (self.time, 0.0))
+
+    def _solved(self, solve: Any, x: Tensor, times: tuple[float, float]) -> Tensor:
+        found: Tensor = solve(self.field, x, torch.tensor(times), **self.options)[-1]
+        return found
+
+
+EULER: dict[str, Any] = {
+    "method": "euler",
+    # A step that begins where f jumps takes the f of its inside, in both directions of time.
+    "options": {"step_size": 1.0, "perturb": True},
+}
 
 
 class _Field(nn.Module):
-    def __init__(self, branches: nn.ModuleList) -> None:
+    """f as the solver calls it."""
+
+    def __init__(self, functions: nn.ModuleList) -> None:
         super().__init__()
-        self.branches = branches
+        self.functions = functions
 
     def forward(self, time: Tensor, x: Tensor) -> Tensor:
-        num = len(self.branches)
-        change: Tensor = num * self.branches[min(int(time * num), num - 1)](x)
+        last = len(self.functions) - 1
+        at = min(int(time), last) if last else 0
+        change: Tensor = self.functions[at](x)
         return change
 
 
+def couplings(functions: Sequence[nn.Module], *, saves: bool) -> nn.Module:
+    """Return revlib's network of two streams, whose functions act on one each, in turns."""
+    from revlib import MemoryModes, ReversibleSequential
+
+    mode = MemoryModes.autograd_function if saves else MemoryModes.no_savings
+    network: nn.Module = ReversibleSequential(*functions, split_dim=1, memory_mode=mode)
+    return network
+
+
 class TwoStreams(nn.Module):
-    """A network of two streams that starts with the input twice and ends with their mean."""
+    """A network of two streams that starts with the input twice.
 
-    def __init__(self, inner: nn.Module) -> None:
+    It ends with the streams' mean; or, with `has_all_outputs`, with y1 + y2 - x, which holds every
+    function's output once, as a residual network does.
+
+    Source: Kitaev et al. 2020, Reformer (arXiv:2001.04451).
+    """
+
+    def __init__(self, inner: nn.Module, *, has_all_outputs: bool = False) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.has_all_outputs = inner, has_all_outputs
 
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = self.inner(torch.cat([x, x], 1)).chunk(2, 1)
-        mean: Tensor = (first + second) / 2
-        return mean
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        streams: Tensor = self.inner(torch.cat([x, x], dim=1), *others)
+        first, second = streams.chunk(2, dim=1)
+        total = first + second
+        return total - x if self.has_all_outputs else total / 2
 
 
 class View(nn.Module):

@@ -6,7 +6,6 @@ Every system gets the same branches f, two convolutions of a basic block. Where 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 from momentum_core.reversible import MomentumStack
 from tests.benchmarks.rival_chains import (
     BUDGET,
+    EULER,
     PARTITION,
     Chain,
     CheckpointedChain,
@@ -26,7 +26,9 @@ from tests.benchmarks.rival_chains import (
     TwoStreams,
     View,
     basic_branch,
+    couplings,
 )
+from tests.benchmarks.steps import has_compiler
 
 GAMMA = 0.5
 
@@ -50,11 +52,6 @@ class Rival:
     """It makes or frees buffers past torch's dispatcher; only the allocator sees them all."""
 
 
-def has_compiler() -> bool:
-    """Whether the backend `inductor` can work on a CPU."""
-    return any(shutil.which(name) for name in ("g++", "clang++"))
-
-
 def _checkpointed(branches: Sequence[nn.Module], stored: bool, num_segments: int) -> nn.Module:
     return Chain(branches) if stored else CheckpointedChain(branches, num_segments)
 
@@ -63,14 +60,6 @@ def _momentumnet(branches: Sequence[nn.Module], stored: bool) -> nn.Module:
     from momentumnet import MomentumNet
 
     network: nn.Module = MomentumNet(list(branches), gamma=GAMMA, use_backprop=stored)
-    return network
-
-
-def _revlib(branches: Sequence[nn.Module], stored: bool) -> nn.Module:
-    from revlib import MemoryModes, ReversibleSequential
-
-    mode = MemoryModes.no_savings if stored else MemoryModes.autograd_function
-    network: nn.Module = ReversibleSequential(*branches, memory_mode=mode)
     return network
 
 
@@ -93,7 +82,9 @@ def _memcnn(branches: Sequence[nn.Module], stored: bool) -> nn.Module:
 def _ours(branches: Sequence[nn.Module], stored: bool) -> nn.Module:
     backward: Any = "stored" if stored else "reversible"
     # As after the first minute of training: by then updates are compiled.
-    return MomentumStack(branches, gamma=GAMMA, skip=False, backward=backward, fused=has_compiler())
+    return MomentumStack(
+        branches, gamma=GAMMA, skip=False, backward=backward, fused=has_compiler() or None
+    )
 
 
 def rivals(num_blocks: int, width: int) -> tuple[Rival, ...]:
@@ -119,12 +110,12 @@ def rivals(num_blocks: int, width: int) -> tuple[Rival, ...]:
         ),
         Rival(
             name="Neural ODE, adjoint, tied weights",
-            build=lambda b, s: NeuralOde(b[:1], num_blocks, stored=s),
+            build=lambda b, s: NeuralOde(b[:1], num_blocks, saves=not s, **EULER),
             takes_weights=no_ode,
         ),
         Rival(
             name="Neural ODE, adjoint, weights by step",
-            build=lambda b, s: NeuralOde(b, num_blocks, stored=s),
+            build=lambda b, s: NeuralOde(b, num_blocks, saves=not s, **EULER),
             takes_weights="same function, other gradients",
         ),
         Rival(
@@ -135,12 +126,12 @@ def rivals(num_blocks: int, width: int) -> tuple[Rival, ...]:
         ),
         Rival(
             name="RevNet of halves, revlib",
-            build=lambda _, s: _revlib(halves, s),
+            build=lambda _, s: couplings(halves, saves=not s),
             takes_weights=no_halves,
         ),
         Rival(
             name="RevNet of two full streams, revlib",
-            build=lambda b, s: TwoStreams(_revlib(b, s)),
+            build=lambda b, s: TwoStreams(couplings(b, saves=not s)),
             takes_weights=no_streams,
         ),
         Rival(name=AUTHORS, build=_momentumnet, takes_weights="near to it, by gamma"),

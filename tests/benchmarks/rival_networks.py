@@ -13,7 +13,7 @@ from momentum_core.comparison.methods import MOMENTUM, ORIGINAL, methods_of
 from tests.benchmarks.findings import Cell, Claim, Finding, Table
 from tests.benchmarks.memory import BATCH_SIZE, GAMMA, Network, networks
 from tests.benchmarks.rival_chains import BUDGET, INDUCTOR, PARTITION, Compiled
-from tests.benchmarks.rival_methods import Rival, has_compiler
+from tests.benchmarks.rival_methods import Rival
 from tests.benchmarks.rivals import (
     MIB,
     REPEATS,
@@ -23,6 +23,7 @@ from tests.benchmarks.rivals import (
     say,
     try_rival,
 )
+from tests.benchmarks.steps import has_compiler, warm
 
 INDUCTOR_FOR = ("resnet18", "resnet50", "vit_small_patch16_224")
 """Of the others, the compiler alone takes longer than all their measurements."""
@@ -126,7 +127,7 @@ def _measure_network(network: Network) -> dict[str, OnNetwork]:
     torch.manual_seed(0)
     model = network.build().train()
     x = torch.randn(BATCH_SIZE, 3, network.image_size, network.image_size)
-    converted = convert(model, x, ConversionConfig(gamma=GAMMA))
+    converted = warm(convert(model, x, ConversionConfig(gamma=GAMMA)))
     methods = methods_of(model, converted)
     running = {one.name: one.model for one in methods if one.model is not None}
     failures = {one.name: one.reason or "" for one in methods if one.model is None}

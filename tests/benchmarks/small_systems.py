@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_core import MomentumStack
+from tests.benchmarks.rival_chains import HeunChain, NeuralOde
 
 SEEDS = tuple(range(10))
 DEPTH = 15
@@ -60,8 +61,8 @@ def systems(dim: int) -> tuple[System, ...]:
         System("Momentum ResNet, gamma 0.99", lambda d, depth: momentum(d, depth, 0.99)),
         System("RevNet, state twice", _double_revnet),
         *split,
-        System("Neural ODE", lambda d, _: NeuralOde(ResidualFunction(d))),
-        System("HeunNet", lambda d, depth: HeunNet(ResidualFunction(d), depth)),
+        System("Neural ODE", _neural_ode),
+        System("HeunNet", lambda d, depth: HeunChain([ResidualFunction(d)] * depth)),
     )
 
 
@@ -88,23 +89,6 @@ class ResNet(nn.Module):
         return x
 
 
-class HeunNet(nn.Module):
-    """p = x + f(x), x' = x + (f(x) + f(p)) / 2, `depth` times; f is evaluated twice as often.
-
-    Source: Maleki et al. 2021, HeunNet (arXiv:2105.06168), with tied weights.
-    """
-
-    def __init__(self, f: ResidualFunction, depth: int) -> None:
-        super().__init__()
-        self.f, self.depth = f, depth
-
-    def forward(self, x: Tensor) -> Tensor:
-        for _ in range(self.depth):
-            slope = self.f(x)
-            x = x + (slope + self.f(x + slope)) / 2
-        return x
-
-
 class Momentum(nn.Module):
     """This project's stack by the paper's rule: in floats, or reversed exactly."""
 
@@ -118,28 +102,6 @@ class Momentum(nn.Module):
             [self.f] * self.depth, gamma=self.gamma, scheme="paper", skip=False, fused=False
         )
         return stack(x) if self.is_exact else stack.forward_floats(x)[0]
-
-
-class NeuralOde(nn.Module):
-    """x' = f(x) from time 0 to 1, solved and differentiated by torchdiffeq."""
-
-    def __init__(self, f: ResidualFunction) -> None:
-        super().__init__()
-        self.f = _Field(f)
-
-    def forward(self, x: Tensor) -> Tensor:
-        from torchdiffeq import odeint_adjoint
-
-        path: Tensor = odeint_adjoint(
-            self.f,
-            x,
-            torch.tensor([0.0, 1.0]),
-            rtol=_TOLERANCE,
-            atol=_TOLERANCE,
-            method="dopri5",
-            adjoint_options={"norm": "seminorm"},
-        )
-        return path[-1]
 
 
 class RevNet(nn.Module):
@@ -166,18 +128,6 @@ class RevNet(nn.Module):
         return torch.stack(x.chunk(2, dim=2)).mean(0) if self.is_double else x
 
 
-class _Field(nn.Module):
-    """f as the solver calls it; time is not an input."""
-
-    def __init__(self, f: ResidualFunction) -> None:
-        super().__init__()
-        self.f = f
-
-    def forward(self, _time: Tensor, x: Tensor) -> Tensor:
-        value: Tensor = self.f(x)
-        return value
-
-
 def _draw(dim: int, hidden: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -190,6 +140,19 @@ def _draw(dim: int, hidden: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Ten
 def momentum(dim: int, depth: int, gamma: float, *, is_exact: bool = False) -> Momentum:
     """Draw a momentum network."""
     return Momentum(ResidualFunction(dim), depth, gamma, is_exact=is_exact)
+
+
+def _neural_ode(dim: int, _: int) -> NeuralOde:
+    """As deep as its solver finds right."""
+    return NeuralOde(
+        [ResidualFunction(dim)],
+        1.0,
+        saves=True,
+        rtol=_TOLERANCE,
+        atol=_TOLERANCE,
+        method="dopri5",
+        adjoint_options={"norm": "seminorm"},
+    )
 
 
 def _double_revnet(dim: int, depth: int) -> RevNet:

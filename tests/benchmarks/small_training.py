@@ -35,9 +35,12 @@ class Recipe:
 
     optimizer: str
     rate: float
+    num_steps: int | None = None
+    """None takes the task's."""
 
     def __str__(self) -> str:
-        return f"{self.optimizer} {self.rate:g}"
+        longer = "" if self.num_steps is None else f", {self.num_steps:,} steps"
+        return f"{self.optimizer} {self.rate:g}{longer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +129,10 @@ def _train(task: Task, name: str, recipe: Recipe, shown: Tensor) -> Trained:
     parameters = list(network.parameters())
     kinds = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
     optimizer = kinds[recipe.optimizer](parameters, lr=recipe.rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, task.num_steps)
+    num_steps = recipe.num_steps or task.num_steps
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(task.num_steps):
+    for _ in range(num_steps):
         x, wanted = task.draw(generator, task.num_points)
         optimizer.zero_grad()
         task.loss(network(x), wanted).sum().backward()  # type: ignore[no-untyped-call]

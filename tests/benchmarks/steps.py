@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_core.memory import MemoryTracker
+from momentum_core.reversible import MomentumStack
 from tests.benchmarks.findings import Table
 
 REPEATS = 9
@@ -63,6 +65,19 @@ def compare(
         seconds = statistics.median(times[name]) if repeats else math.nan
         figures[name] = StepFigures(seconds, tracker.peak_bytes)
     return figures
+
+
+def warm(network: nn.Module) -> nn.Module:
+    """Return the network as it is after the first minute of training: updates are compiled."""
+    for module in network.modules():
+        if isinstance(module, MomentumStack) and has_compiler():
+            module.fused = True
+    return network
+
+
+def has_compiler() -> bool:
+    """Whether the backend `inductor` can work on a CPU."""
+    return any(shutil.which(name) for name in ("g++", "clang++"))
 
 
 def table(name: str, title: str, figures: Mapping[str, StepFigures], *, reference: str) -> Table:

@@ -87,8 +87,16 @@ def _first_member(**changes: object) -> Callable[[], bytes]:
     return build
 
 
-def _folder(*names: str) -> Callable[[], bytes]:
-    return lambda: raw_zip([Entry(name, b"x") for name in names])
+def _folder(*names: str, content: bytes = b"x") -> Callable[[], bytes]:
+    return lambda: raw_zip([Entry(name, content) for name in names])
+
+
+def _shard(of_class: bytes) -> Callable[[], bytes]:
+    """Make images with class files beside them, one of which holds this."""
+    numbers = range(10)
+    images = [Entry(f"{number}.png", honest_png(number)) for number in numbers]
+    classes = [Entry(f"{number}.cls", b"1") for number in numbers[1:]]
+    return lambda: raw_zip([*images, Entry("0.cls", of_class), *classes])
 
 
 def _realpath_chain() -> bytes:
@@ -235,7 +243,14 @@ _ROWS: tuple[tuple[str, str, Callable[[], bytes]], ...] = (
         _zip(Entry("train//a/./000.png", honest_png())),
     ),
     ("D17 no images at all", "no_images", _folder("README.md", "a/notes.txt")),
-    ("D17 images without class folders", "no_images", _folder("1.png", "2.png")),
+    ("D17 too few without class folders", "invalid_data", _folder("1.png", "2.png")),
+    ("D17 class file of a megabyte", "invalid_data", _shard(b"7" * (1 << 20))),
+    ("D17 class file of no text", "invalid_data", _shard(b"\x00\xff\x1b[2J")),
+    ("D17 empty class file", "invalid_data", _shard(b" \n")),
+    ("D17 class 2,000 of 2,000", "invalid_data", _shard(b"2000")),
+    ("D17 class number of 400 digits", "invalid_data", _shard(b"9" * 400)),
+    ("D17 class beyond the network", "invalid_data", _shard(b"10")),
+    ("D17 class files without images", "no_images", _folder("1.cls", "2.cls", content=b"1")),
     ("D17 hidden files only", "no_images", _folder("__MACOSX/a/._1.png", "a/.DS_Store")),
     ("D17 empty tar", "unsupported_format", lambda: bytes(10240)),
     ("D17 2,001 classes", "invalid_data", _many_classes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -17,9 +18,33 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT
+from tests.object_store import ObjectStore
 
 MOMENTUM = Path(sys.executable).with_name("momentum")
 START_SECONDS = 60
+
+STORE_VARIABLE = "MOMENTUM_TEST_STORE"
+"""With `s3`, every service of these tests keeps its files in an object store."""
+
+_stores: list[ObjectStore] = []
+"""The one that all services use, if any."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _store(tmp_path_factory) -> Iterator[None]:
+    kind = os.environ.get(STORE_VARIABLE, "folder")
+    assert kind in ("folder", "s3"), f"{STORE_VARIABLE} is {kind!r}; it can be folder or s3"
+    if kind == "folder":
+        yield
+        return
+    store = ObjectStore(tmp_path_factory.mktemp("object_store"))
+    try:
+        store.start()
+        _stores.append(store)
+        yield
+    finally:
+        _stores.clear()
+        store.stop()
 
 
 class Serving:
@@ -32,7 +57,10 @@ class Serving:
             self.port = probe.getsockname()[1]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         # What nobody asks for in most tests is not loaded in any.
+        prefix = hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
         self.environment = os.environ | {"MOMENTUM_PREPARE_SECONDS": "3600"} | environment
+        for store in _stores:
+            self.environment |= store.environment(prefix)
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -139,5 +167,7 @@ def serving(
 @pytest.fixture(scope="package")
 def service(tmp_path_factory):
     """A service that several tests share; they leave it running."""
-    with serving(tmp_path_factory.mktemp("service")) as service:
+    datasets = tmp_path_factory.mktemp("datasets")
+    folder = tmp_path_factory.mktemp("service")
+    with serving(folder, MOMENTUM_DATASETS_DIR=str(datasets)) as service:
         yield service

@@ -7,12 +7,17 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 import zipfile
+from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from momentum_core.checkpoint import read_dataset
 from tests.conftest import ROOT
+from worker.zoo import SHIPPED_FOLDER
 
 CIFAR = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 EVALUATE = """
@@ -114,6 +119,37 @@ def test_the_shipped_network_goes_all_the_way(service, tmp_path):
     assert "digits_resnet26-momentum/config.json" in zipfile.ZipFile(bundle).namelist()
     original = download(service, job["links"]["weights"] + "?form=original", tmp_path / "o")
     assert load_file(original).keys() == load_file(tmp_path / "w").keys()
+
+
+def test_a_registered_data_set_is_used_by_name(service):
+    """Put there while the service runs; its images have no labels."""
+    folder = Path(service.environment["MOMENTUM_DATASETS_DIR"]) / "digits"
+    folder.mkdir()
+    shown = read_dataset(SHIPPED_FOLDER / "digits.npz").x_train[:60]
+    for number, image in enumerate(shown):
+        Image.fromarray(image[..., 0]).save(folder / f"{number:02}.png")
+    deadline = time.monotonic() + 60
+    while not service.client.get("/datasets").json()["datasets"]:
+        assert time.monotonic() < deadline, "the worker looks every 15 seconds"
+        time.sleep(0.2)
+    location = service.submit(
+        {
+            "source": {"zoo": "digits_resnet26"},
+            "data": {"registered": "digits"},
+            "refinement": {"max_steps": 2},
+            "measurement": {"repeats": 1, "rivals": False, "predict": False},
+        }
+    )
+    job = service.wait_for(location, "succeeded", seconds=240)
+    report = service.client.get(job["links"]["report"]).json()
+    data = {name: report["data"][name] for name in ("origin", "name", "format", "num_classes")}
+    assert data == {"origin": "registered", "name": "digits", "format": "folder", "num_classes": 0}
+    assert (report["data"]["num_train"], report["data"]["num_test"]) == (48, 12)
+    assert report["refinement"]["metric"] == "agreement"
+    answer = service.client.post(
+        "/convert", json={"source": {"zoo": "digits_resnet26"}, "data": {"registered": "letters"}}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_dataset")
 
 
 def test_only_the_workers_children_ever_load_torch(service):

@@ -200,6 +200,7 @@ def test_an_empty_environment_leaves_the_settings_as_they_are(monkeypatch):
     for name, value in SERVICES["api"]["environment"].items():
         if name in (
             *(SECRETS_DIR_VARIABLE, "MOMENTUM_DATA_DIR", "MOMENTUM_REQUIRE_KEYS"),
+            "MOMENTUM_DATASETS_DIR",  # empty unless the host's folder is mounted there
             "MOMENTUM_LOG_FORMAT",  # for programs, here
         ):
             continue

@@ -99,9 +99,9 @@ def report_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(services, store):
-    def run(request: ConvertRequest, **uploads):
+    def run(request: ConvertRequest, *, using: Services | None = None, **uploads):
         job = store.submit(request, tenant="default", **uploads)
-        run_job(job.id, services)
+        run_job(job.id, using or services)
         return store.get(job.id, tenant="default")
 
     return run

@@ -27,8 +27,8 @@ from momentum_core.checkpoint.inspection import inspect_open_checkpoint
 from momentum_core.checkpoint.library_signature import LibrarySignature
 from momentum_core.checkpoint.limits import Limits
 from momentum_core.errors import CheckpointError, DataError, MomentumError
+from momentum_core.image_archive import ImageForm
 from momentum_core.image_archive.inspection import inspect_open_dataset
-from momentum_core.image_archive.pixels import ImageForm
 from worker.contract.sandbox import Allowance, SandboxError, SandboxReport, close_sandbox
 
 _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2

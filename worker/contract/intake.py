@@ -30,6 +30,7 @@ from momentum_core.checkpoint import (
 from momentum_core.checkpoint.limits import MEBIBYTE
 from momentum_core.durable_files import new_file
 from momentum_core.errors import ArchitectureError, CheckpointError, DataError, MomentumError
+from momentum_core.image_archive import ImageForm
 from worker.contract.inspectors import HostLostError, Inspectors
 from worker.contract.sandbox import Allowance, SandboxError, SandboxReport
 
@@ -41,6 +42,8 @@ __all__ = [
     "inspect_dataset",
     "sandbox_report",
 ]
+
+_USUAL_FORM = ImageForm()
 
 BASE_SECONDS = 15.0
 BYTES_PER_SECOND = 20 * MEBIBYTE
@@ -114,9 +117,7 @@ def inspect_dataset(
     target: Path,
     *,
     num_classes: int | None = None,
-    image_side: int = 224,
-    resize_side: int | None = None,
-    channels: int = 3,
+    form: ImageForm = _USUAL_FORM,
     limits: Limits = DEFAULT_LIMITS,
 ) -> DatasetFacts:
     """Check a data set, and write the images of an archive as a canonical `.npz`.
@@ -127,9 +128,7 @@ def inspect_dataset(
         source: the file as it was sent: an `.npz`, or an archive of class folders.
         target: the canonical file of an archive; its folder exists.
         num_classes: outputs of the network; labels must be below, class folders as many.
-        image_side: height and width that the images of an archive get.
-        resize_side: their shorter side before the centre is cut out; `image_side` if None.
-        channels: 1 for grey, 3 for colour.
+        form: what the images of an archive become.
         limits: how much the file may ask for.
 
     Raises:
@@ -138,17 +137,12 @@ def inspect_dataset(
     """
     with _open_source(source) as descriptor, new_file(target) as output:
         num_bytes = _checked_size(descriptor, limits, DataError)
-        form = {
-            "side": image_side,
-            "resize_side": resize_side or image_side,
-            "channels": channels,
-        }
         request = {
             "task": "dataset",
             "source": descriptor,
             "target": output,
             "num_classes": num_classes,
-            "form": form,
+            "form": asdict(form),
         }
         answer = _ask_child(
             request,

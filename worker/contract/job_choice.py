@@ -66,12 +66,17 @@ def in_reach_of(device: Device | None) -> ColumnElement[bool]:
 
 
 def doable_by(device: Device | None) -> ColumnElement[bool]:
-    """Return the condition that a job asks for no more than this program knows and a device has."""
+    """Return the condition that a job asks for no more than this program knows and a device has.
+
+    A registered data set counts to the device: it is there where that is.
+    """
     known = jobs.c.request_version <= REQUEST_VERSION
     if device is None:
         return known
     return and_(
-        known, or_(jobs.c.memory_bytes.is_(None), jobs.c.memory_bytes <= device.memory_bytes)
+        known,
+        or_(jobs.c.memory_bytes.is_(None), jobs.c.memory_bytes <= device.memory_bytes),
+        or_(jobs.c.dataset.is_(None), jobs.c.dataset.in_(device.datasets)),
     )
 
 

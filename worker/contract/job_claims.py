@@ -29,6 +29,7 @@ from worker.contract.queue_store import (
     is_draining,
     is_paused,
 )
+from worker.contract.request import REQUEST_VERSION
 from worker.contract.tables import artifacts, events, jobs, uploads
 from worker.contract.worker_store import Device, has_idle_worker
 
@@ -270,7 +271,7 @@ def _leave_to_better(connection: Connection, device: Device | None) -> None:
     If one is idle that could do it, that is called; else the job is announced again by the relay.
     """
     oldest = (
-        select(jobs.c.id, jobs.c.lane, jobs.c.memory_bytes)
+        select(jobs.c.id, jobs.c.lane, jobs.c.memory_bytes, jobs.c.dataset, jobs.c.request_version)
         .where(jobs.c.state == JobState.QUEUED, beyond(device), is_announced())
         .order_by(jobs.c.created_at)
         .limit(1)
@@ -283,8 +284,10 @@ def _leave_to_better(connection: Connection, device: Device | None) -> None:
     )
     reason = {"waiting_for": WAITING_FOR_WORKER}
     change_job(connection, unsaid, reason, kind="waiting", data=reason)
-    needed = job.memory_bytes
-    if needed is not None and has_idle_worker(connection, job.lane, needed):
+    if job.request_version > REQUEST_VERSION:
+        return  # it needs a newer worker: the idle one that has all else may be this one
+    least = job.memory_bytes or 0
+    if has_idle_worker(connection, job.lane, memory_bytes=least, dataset=job.dataset):
         announce(connection, job.id)
 
 

@@ -206,6 +206,7 @@ def record_job(
         "request_version": request.version,
         "lane": request.worker.device or "any",
         "memory_bytes": request.worker.memory_bytes,
+        "dataset": request.dataset_name,
         "priority_rank": PRIORITIES.index(request.priority),
         "created_at": now,
         "origin": origin(),

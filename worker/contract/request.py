@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -14,7 +15,7 @@ from momentum_core.config import (
 )
 from momentum_core.errors import ConfigError
 
-REQUEST_VERSION = 2
+REQUEST_VERSION = 3
 """Grows when a request can ask for what older workers do not know: they leave such jobs alone."""
 
 MAX_NAME_CHARACTERS = 200
@@ -23,6 +24,10 @@ MAX_TAG_CHARACTERS = 64
 MAX_SEED = 2**32 - 1
 MIN_SYNTHETIC, MAX_SYNTHETIC = 8, 100_000
 MAX_MEMORY_BYTES = 1 << 50
+
+DATASET_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+MAX_DATASET_NAMES = 1000
+"""Names of data sets that a worker tells."""
 
 
 Task = Literal["convert", "finetune"]
@@ -55,6 +60,9 @@ class DataSource:
     upload: str | None = None
     """Id of a data set that was sent with POST /uploads."""
 
+    registered: str | None = None
+    """Name of a data set that the operator registered, as in GET /datasets."""
+
     synthetic: int | None = None
     """Number of images to make up, where there are none; half as many more are made to test with.
     What is measured on them says little about real images."""
@@ -63,8 +71,17 @@ class DataSource:
     """Whether labels (or class folders) count; if not, the original's answers are the measure."""
 
     def __post_init__(self) -> None:
-        if self.upload is not None and self.synthetic is not None:
-            raise ConfigError("data names either an upload or a number of synthetic images")
+        named = (self.upload, self.registered, self.synthetic)
+        if sum(one is not None for one in named) > 1:
+            raise ConfigError(
+                "data names one of an upload, a registered data set and a number of synthetic "
+                "images"
+            )
+        if self.registered is not None and not re.fullmatch(DATASET_NAME, self.registered):
+            raise ConfigError(
+                f"data.registered is {self.registered[:80]!a}, which no data set can be called; "
+                "GET /datasets has their names"
+            )
         if self.synthetic is not None and not MIN_SYNTHETIC <= self.synthetic <= MAX_SYNTHETIC:
             raise ConfigError(
                 f"data.synthetic must be a whole number from {MIN_SYNTHETIC} to {MAX_SYNTHETIC}, "
@@ -158,9 +175,19 @@ class ConvertRequest:
         return self.data is None or (self.data.labelled and self.data.synthetic is None)
 
     @property
+    def keeps_classes(self) -> bool:
+        """Whether labels must be those of the network's outputs; fine-tuning takes the data's."""
+        return self.task == "convert" and self.uses_labels
+
+    @property
     def num_synthetic(self) -> int:
         """How many images to make up; 0 takes real ones."""
         return 0 if self.data is None else self.data.synthetic or 0
+
+    @property
+    def dataset_name(self) -> str | None:
+        """Name of the registered data set that is wanted."""
+        return None if self.data is None else self.data.registered
 
     @property
     def is_calibrated(self) -> bool:
@@ -177,13 +204,21 @@ class ConvertRequest:
     @property
     def version(self) -> int:
         """The first `REQUEST_VERSION` that knows all that is asked for."""
+        refinement = self.refinement
+        moves_gamma = refinement is not None and refinement.gamma_steps != "auto"
+        if self.dataset_name is not None or moves_gamma:
+            return 3
         return 1 if (self.worker, self.priority) == (WorkerNeeds(), "normal") else 2
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as JSON values."""
         values = asdict(self)
+        # Workers of a version take no name that they do not know.
+        if self.data is not None and self.version < 3:
+            del values["data"]["registered"]
+        if self.refinement is not None and self.version < 3:
+            del values["refinement"]["gamma_steps"]
         if self.version == 1:
-            # Workers of that version take no name that they do not know.
             del values["worker"], values["priority"]
         return values
 

@@ -85,6 +85,11 @@ class Settings(BaseSettings):
         description="Folder with copies of repositories of the hub (`org/name/config.json`, "
         "`model.safetensors`), which are taken from there.",
     )
+    datasets_dir: Path | None = Field(
+        default=None,
+        description="Folder of data sets that jobs name, on the worker: each folder in it (class "
+        "folders, WebDataset shards, what torchvision downloads), archive or `.npz` is one.",
+    )
     architectures: dict[str, str] = Field(
         default={},
         description="Architectures of your own, as JSON with a name and what builds it: "
@@ -100,6 +105,13 @@ class Settings(BaseSettings):
         default="auto",
         description="Where the worker computes: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if "
         "there is one.",
+    )
+    training_processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes of a worker that train a job's network together, each on a GPU of "
+        "its own from `MOMENTUM_DEVICE` on; without GPUs they share the processor.",
     )
     max_upload_bytes: int = Field(
         default=2 << 30,

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-REVISION = "0013"
+REVISION = "0014"
 """The newest migration, which these tables are the outcome of."""
 
 ID_LENGTH = 32
@@ -74,6 +74,8 @@ jobs = Table(
     Column("lane", String(16), nullable=False, server_default="any"),
     # The least memory that its worker's device may have.
     Column("memory_bytes", BigInteger),
+    # The registered data set that its worker must have.
+    Column("dataset", String(100)),
     # 0 is taken first.
     Column("priority_rank", Integer, nullable=False, server_default="1"),
     Column("checkpoint_id", _ID, ForeignKey("uploads.id")),
@@ -237,6 +239,8 @@ workers = Table(
     Column("device_model", Text),
     Column("device_bytes", BigInteger),
     Column("num_threads", Integer),
+    # Names of the registered data sets that it has.
+    Column("datasets", _JSON, nullable=False, server_default="[]"),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("is_draining", Boolean, nullable=False),

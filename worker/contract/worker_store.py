@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ class Device:
     """As its maker names it."""
     memory_bytes: int
     num_threads: int
+    datasets: tuple[str, ...] = ()
+    """Names of the registered data sets that are at hand there."""
 
 
 def kind_of(device: str) -> str:
@@ -70,12 +73,20 @@ _WORKERS = (
 )
 
 
-def has_idle_worker(connection: Connection, lane: str, memory_bytes: int) -> bool:
-    """Return whether a worker that takes jobs of a lane and has so much memory waits for one."""
+def datasets_at_hand(workers: Sequence[Worker]) -> dict[str, int]:
+    """Return the names of all registered data sets, sorted, with the number of workers of each."""
+    names = (name for one in workers if one.device is not None for name in one.device.datasets)
+    return dict(sorted(Counter(names).items()))
+
+
+def has_idle_worker(
+    connection: Connection, lane: str, *, memory_bytes: int, dataset: str | None
+) -> bool:
+    """Return whether a worker that takes jobs of a lane and has what they need waits for one."""
     has_job = select(jobs.c.id).where(
         jobs.c.worker == workers.c.name, jobs.c.state == JobState.RUNNING
     )
-    idle = select(workers.c.queues, workers.c.device).where(
+    idle = select(workers.c.queues, workers.c.device, workers.c.datasets).where(
         workers.c.device_bytes >= memory_bytes,
         workers.c.seen_at > database_now() - SILENT_SECONDS,
         ~workers.c.is_draining,
@@ -83,7 +94,9 @@ def has_idle_worker(connection: Connection, lane: str, memory_bytes: int) -> boo
     )
     # An inspection worker is one, too, and is never busy with a job.
     return any(
-        CONVERT_QUEUE in row.queues and lane in ("any", kind_of(row.device))
+        CONVERT_QUEUE in row.queues
+        and lane in ("any", kind_of(row.device))
+        and (dataset is None or dataset in row.datasets)
         for row in connection.execute(idle)
     )
 
@@ -129,6 +142,7 @@ class WorkerStore:
             "device_model": device.model,
             "device_bytes": device.memory_bytes,
             "num_threads": device.num_threads,
+            "datasets": list(device.datasets),
         }
         with self._engine.begin() as connection:
             mine = update(workers).where(workers.c.name == name)
@@ -178,6 +192,7 @@ def _worker_of(row: Row[Any]) -> Worker:
         model=row.device_model,
         memory_bytes=row.device_bytes,
         num_threads=row.num_threads,
+        datasets=tuple(row.datasets),
     )
     return Worker(
         name=row.name,

@@ -86,7 +86,7 @@ const images = new SentFile("images");
 
 function showChosen() {
   for (const [name, attribute] of [["kind", "kind"], ["data", "data"]]) {
-    for (const part of form.querySelectorAll(`[data-${attribute}]`)) part.hidden = part.dataset[attribute] !== chosen(name);
+    for (const part of form.querySelectorAll(`[data-${attribute}]`)) part.hidden = !part.dataset[attribute].split(" ").includes(chosen(name));
   }
 }
 form.addEventListener("change", showChosen);
@@ -117,8 +117,10 @@ async function wanted() {
   else request.source = { zoo: kind === "zoo" ? chosen("zoo") : value("named").trim() };
   if (kind === "file" && value("architecture").trim()) request.architecture = value("architecture").trim();
   const data = chosen("data");
-  if (data === "file") {
-    request.data = { upload: await images.id("an archive of images"), labelled: form.elements.labelled.checked };
+  if (data === "file") request.data = { upload: await images.id("an archive of images") };
+  else if (data === "registered") request.data = { registered: value("registered") };
+  if (data === "file" || data === "registered") {
+    request.data.labelled = form.elements.labelled.checked;
     if (value("mean").trim() || value("std").trim()) request.preprocessing = { mean: numbers("mean"), std: numbers("std") };
   } else if (data === "synthetic") request.data = { synthetic: Number(value("synthetic")) };
   const gamma = value("gamma").trim();
@@ -165,12 +167,13 @@ const FIELDS = {
   "/preprocessing": "mean",
   "/architecture": "architecture",
   "/data/synthetic": "synthetic",
+  "/data/registered": "registered",
   "/source/zoo": "named",
   "/name": "name",
   "/tags": "tags",
   "/seed": "seed",
 };
-const FIELD_OF_CODE = { missing_preprocessing: "mean", unknown_architecture: "architecture" };
+const FIELD_OF_CODE = { missing_preprocessing: "mean", unknown_architecture: "architecture", unknown_dataset: "registered" };
 
 function mark(field) {
   field.closest("details")?.setAttribute("open", "");

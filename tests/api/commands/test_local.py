@@ -52,6 +52,14 @@ def test_refusals_are_those_of_the_service(tmp_path, arguments, code, words):
     assert "Traceback" not in done.stderr
 
 
+def test_a_registered_data_set_that_is_not_there_is_named(tmp_path):
+    """The job is taken all the same: here is no other worker that might have it."""
+    command = ("convert", "zoo:digits_resnet26", "--local", "--data", "registered:photos")
+    done = run_momentum(NOWHERE, tmp_path, *command)
+    assert done.returncode != 0
+    assert "this worker has no data set 'photos' (it has none)" in done.stdout + done.stderr
+
+
 def test_a_device_that_is_not_there_is_named(tmp_path):
     command = ("convert", "zoo:digits_resnet26", "--local")
     done = run_momentum(NOWHERE, tmp_path, *command, MOMENTUM_DEVICE="cuda:7")

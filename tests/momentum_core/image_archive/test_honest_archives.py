@@ -225,7 +225,7 @@ def test_a_class_all_of_whose_images_are_bad_is_a_refusal(inspect):
 
 
 def test_the_networks_number_of_classes_must_be_met(inspect):
-    with pytest.raises(CheckpointError, match="2 class folders, the network 3"):
+    with pytest.raises(CheckpointError, match=r"2 classes, the network 3;.*--finetune"):
         inspect(folder_of(images()), num_classes=3)
 
 

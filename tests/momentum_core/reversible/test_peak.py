@@ -46,6 +46,24 @@ def _peak_with_a_checkpoint_per_block():
     return _peak_above_parameters_and_gradients(CheckpointedBlocks(_bottlenecks()))
 
 
+class Thin(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rise, self.fall = nn.Linear(64, 8), nn.Linear(8, 64)
+
+    def forward(self, x):
+        return x + self.fall(torch.tanh(self.rise(x)))
+
+
+def test_a_rule_that_learns_holds_its_gradients_parts_no_longer_than_it_needs():
+    """In states; c times the gradient is made when they are gone, or it would be one more."""
+    x = torch.randn(2**17, 64, requires_grad=True)
+    stack = MomentumStack([Thin() for _ in range(4)], gamma=0.5, trainable_rule=True)
+    with MemoryTracker([x, *stack.parameters()]) as tracker:
+        stack(x).sum().backward()
+    assert tracker.peak_bytes < 8.9 * x.nbytes
+
+
 @pytest.mark.parametrize(("gamma", "most"), [(0.5, 0.45), (0.9, 0.42)])
 def test_22_bottlenecks_peak_below_half_of_a_checkpoint_per_block(gamma, most):
     stack = MomentumStack(_bottlenecks(), gamma=gamma)

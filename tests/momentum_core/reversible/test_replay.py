@@ -109,7 +109,9 @@ def test_the_number_of_threads_is_as_it_was(make_blocks, make_input, assert_same
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("what", ["parameter", "replaced parameter", "buffer", "argument"])
+@pytest.mark.parametrize(
+    "what", ["parameter", "replaced parameter", "part that was changed first", "buffer", "argument"]
+)
 def test_changes_between_forward_and_backward_are_refused(make_blocks, make_input, what):
     stack = MomentumStack(make_blocks("attention", 3), name="encoder")
     stack.blocks[1].register_buffer("scale", torch.ones(1))
@@ -120,6 +122,9 @@ def test_changes_between_forward_and_backward_are_refused(make_blocks, make_inpu
             stack.blocks[1].norm.weight.add_(1)
         elif what == "replaced parameter":
             stack.blocks[1].norm.weight = nn.Parameter(torch.ones(4))
+        elif what == "part that was changed first":
+            stack.blocks[1].norm.weight.add_(1)
+            stack.blocks[1].norm = nn.LayerNorm(4)
         elif what == "buffer":
             stack.blocks[1].scale.mul_(2)
         else:

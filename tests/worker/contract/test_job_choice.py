@@ -6,19 +6,21 @@ import json
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select, update
 
+from momentum_core.config import RefinementConfig
 from momentum_core.errors import ConfigError
 from worker.contract.job import Claim, Job, JobState
 from worker.contract.job_claims import JobClaims
 from worker.contract.job_store import JobStore
 from worker.contract.messages import CONVERT_QUEUE, INSPECT_QUEUE, queue_of
 from worker.contract.outbox import MAX_SETTLED, Outbox
-from worker.contract.request import REQUEST_VERSION, ConvertRequest, Source, WorkerNeeds
+from worker.contract.request import ConvertRequest, DataSource, Source, WorkerNeeds
 from worker.contract.tables import jobs
-from worker.contract.worker_store import Device, WorkerStore
+from worker.contract.worker_store import Device, WorkerStore, datasets_at_hand
 
 ZOO = Source(zoo="digits_resnet26")
 
@@ -181,6 +183,38 @@ def test_a_worker_that_is_too_small_calls_nobody_who_cannot_do_it_either(
     assert outbox.waiting() == []
 
 
+def test_a_job_waits_for_a_worker_that_has_its_data_set(engine, store, claims, outbox):
+    workers, without = WorkerStore(engine), gpu()
+    having = replace(without, datasets=("birds", "photos"))
+    for name, device in (("without", without), ("having", having)):
+        workers.announce(name, queues=[CONVERT_QUEUE], version="1", torch_version="2")
+        assert workers.describe(name, device)
+    assert datasets_at_hand(workers.all()) == {"birds": 1, "photos": 1}
+    photos = submit(store, data=DataSource(registered="photos"))
+    lost = submit(store, data=DataSource(registered="lost"))
+    plain = submit(store)
+    for message in outbox.waiting():
+        outbox.mark_sent(message)
+    assert turn(claims, photos, "without", without) == plain.id, "it keeps nothing else back"
+    assert turn(claims, photos, "without", without) is None
+    assert store.get(photos.id, tenant="default").waiting_for == "worker"
+    # The one that has it is called; for what nobody has, nobody is.
+    assert [message.job_id for message in outbox.waiting()] == [photos.id]
+    assert turn(claims, photos, "having", having) == photos.id
+    assert turn(claims, lost, "having", having) is None
+    assert store.get(lost.id, tenant="default").state == JobState.QUEUED
+    found = ConvertRequest.from_json(store.get(photos.id, tenant="default").request)
+    assert (found.dataset_name, found.version) == ("photos", 3)
+
+
+def test_data_are_named_in_one_way():
+    with pytest.raises(ConfigError, match="names one of an upload, a registered"):
+        DataSource(registered="photos", synthetic=10)
+    for name in ("", "../up", ".hidden", "a/b", "x" * 101, "two words", "a\n"):
+        with pytest.raises(ConfigError, match="no data set can be called"):
+            DataSource(registered=name)
+
+
 def test_what_waits_for_something_is_not_taken_for_another(engine, store, claims):
     waiting, next_one = submit(store), submit(store)
     with engine.begin() as connection:
@@ -193,12 +227,18 @@ def test_what_waits_for_something_is_not_taken_for_another(engine, store, claims
 
 def test_a_job_of_an_older_form_is_one_for_every_worker(engine, store):
     """Only what asks for something new keeps workers away that do not know it."""
-    plain, urgent = submit(store), submit(store, priority="high")
+    plain = submit(store, data=DataSource(synthetic=10))
+    urgent = submit(store, priority="high")
     query = select(jobs.c.id, jobs.c.request_version)
     with engine.connect() as connection:
         versions = {row.id: row.request_version for row in connection.execute(query)}
-    assert versions == {plain.id: 1, urgent.id: REQUEST_VERSION}
+    assert versions == {plain.id: 1, urgent.id: 2}
     assert not {"worker", "priority"} & plain.request.keys()
+    assert "registered" not in plain.request["data"]
+    assert "gamma_steps" not in plain.request["refinement"]
+    moving = ConvertRequest(refinement=RefinementConfig(gamma_steps=5))
+    assert (moving.version, moving.to_json()["refinement"]["gamma_steps"]) == (3, 5)
+    assert ConvertRequest.from_json(moving.to_json()) == moving
     assert urgent.request["priority"] == "high"
     for job in (plain, urgent):
         again = ConvertRequest.from_json(job.request).to_json()
@@ -261,5 +301,6 @@ def test_jobs_whose_workers_are_there_do_not_hide_one_whose_is_not(engine, store
     for _ in range(MAX_SETTLED):
         submit(store, **needs(device="cuda"))
     hidden = submit(store, **needs(device="cpu"))
+    workers.beat("gpu:1")  # submitting takes longer than silence on a busy machine
     assert outbox.tell_without_worker() == 1
     assert store.get(hidden.id, tenant="default").waiting_for == "worker"
