@@ -69,15 +69,26 @@ def _memory(done: Finetuning) -> Iterator[Finding]:
     batch = done.result.recipe.batch_size
     images, labels = torch.randn(batch, 3, 224, 224), torch.zeros(batch, dtype=torch.int64)
     measured = measure_side_by_side(models, images, labels, repeats=3)
-    for name, one in zip(("original", "momentum"), measured, strict=True):
-        _say(f"{name}, batch {batch}: peak {one.peak_bytes / 2**20:.0f} MiB, {one.seconds:.2f} s\n")
     ratio = measured[1].peak_bytes / measured[0].peak_bytes
     yield Claim(f"peak memory over the original's, batch {batch}", ratio, 0.8)
     profiles = [profile_batches(model, images[:2], device="cpu") for model in models]
     budget = profiles[0].total_bytes(ORIGINAL_BATCH)
     sizes = [largest(lambda n, p=one: budget - p.total_bytes(n)) for one in profiles]
-    _say(f"with {budget / 2**20:.0f} MiB: batch {sizes[0]} of the original, {sizes[1]} of ours\n")
     yield Claim("largest batch of the original over ours, same memory", sizes[0] / sizes[1], 0.5)
+    yield Table(
+        "memory",
+        f"A step of {batch} photos of 224 pixels, and the largest batch within the same memory",
+        ("", "original", "momentum"),
+        (
+            ("peak, MiB", *(round(one.peak_bytes / 2**20) for one in measured)),
+            (f"largest batch within {budget / 2**20:.0f} MiB", *sizes),
+        ),
+        note=(
+            "The peak is measured: all that tensors hold above weights, gradients and input. The "
+            f"memory is what the original needs for {ORIGINAL_BATCH} photos, with weights, "
+            "gradients and the momentum of SGD; the batches are predicted."
+        ),
+    )
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from momentum_core.architectures import build
 from momentum_core.config import Preprocessing
@@ -59,14 +61,35 @@ def efficientnet_lite0() -> nn.Module:
 def photos(part: str) -> Labelled:
     """Return the middles of the hymenoptera photos, 224 pixels wide; 0 ants, 1 bees."""
     images, labels = [], []
+    for photo, label in _hymenoptera(part):
+        width, height = photo.size
+        scale = 256 / min(width, height)
+        size = (round(width * scale), round(height * scale))
+        resized = photo.resize(size, Image.Resampling.BICUBIC)
+        left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
+        images.append(np.asarray(resized.crop((left, top, left + 224, top + 224))))
+        labels.append(label)
+    return np.stack(images), np.array(labels, dtype=np.int64)
+
+
+def photo_crops(part: str, count: int) -> NDArray[np.uint8]:
+    """Return `count` parts of each hymenoptera photo, 224 pixels wide, half of them mirrored."""
+    crop = v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                224, scale=(0.35, 1.0), interpolation=v2.InterpolationMode.BICUBIC
+            ),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        found = [np.asarray(crop(photo)) for photo, _ in _hymenoptera(part) for _ in range(count)]
+    return np.stack(found)
+
+
+def _hymenoptera(part: str) -> Iterator[tuple[Image.Image, int]]:
     for label, name in enumerate(("ants", "bees")):
         for path in sorted((data_folder() / "hymenoptera" / part / name).glob("*.jpg")):
             with Image.open(path) as photo:
-                width, height = photo.size
-                scale = 256 / min(width, height)
-                size = (round(width * scale), round(height * scale))
-                resized = photo.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-            left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
-            images.append(np.asarray(resized.crop((left, top, left + 224, top + 224))))
-            labels.append(label)
-    return np.stack(images), np.array(labels, dtype=np.int64)
+                yield photo.convert("RGB"), label
