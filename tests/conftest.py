@@ -14,9 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.object_store import ObjectStore
+
+# The same examples on every machine, and no deadline for one of them, as where `CI` is set.
+hypothesis.settings.load_profile("ci")
 
 LONG_VARIABLE = "MOMENTUM_TEST_LONG"
 """Set, the tests that are marked `slow` run, too."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from tests.free_port import free_port
 
 WEED = Path(os.environ.get("WEED_TMP") or Path(sys.executable).with_name("weed"))
 KEY, SECRET = "momentum", "of-the-tests"
@@ -33,12 +33,10 @@ class ObjectStore:
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         known = {"name": KEY, "credentials": credentials, "actions": actions}
         (folder / "s3.json").write_text(json.dumps({"identities": [known]}))
-        with ExitStack() as opened:
-            probes = [
-                opened.enter_context(socket.create_server(("127.0.0.1", 0)))
-                for _ in range(2 * len(_PARTS))
-            ]
-            ports = [probe.getsockname()[1] for probe in probes]
+        found: set[int] = set()
+        while len(found) < 2 * len(_PARTS):
+            found.add(free_port())
+        ports = sorted(found)
         self._ports = dict(zip(_PARTS, ports, strict=False))
         self._grpc_ports = dict(zip(_PARTS, ports[len(_PARTS) :], strict=True))
         self._process: subprocess.Popen[bytes] | None = None

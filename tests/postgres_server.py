@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.faults.stack import free_port
+from tests.free_port import free_port
 
 START_SECONDS = 60.0
 _SYSTEM_USER = "postgres"

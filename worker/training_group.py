@@ -31,8 +31,8 @@ WAIT = timedelta(hours=2)
 """How long a process waits for the others: the first one calibrates and judges alone."""
 
 LOOK_SECONDS = 0.2
-PATIENCE_SECONDS = 2.0
-"""Until a process whose connection is gone has ended."""
+PATIENCE_SECONDS = 20.0
+"""Until a process whose connection is gone has ended: an interpreter with torch takes its time."""
 
 GRACE_SECONDS = 30.0
 """Time in which a process that lost another one may notice by itself."""

@@ -24,7 +24,7 @@ from worker.contract.database import open_database
 from worker.contract.settings import Settings
 from worker.contract.shared_file_store import open_file_store
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 STOP_SECONDS = 8.0
 """After this long, what has not stopped is killed."""
 

@@ -97,18 +97,16 @@ def test_who_has_seen_the_end_is_told_not_to_come_back(client, claims, job_id):
 
 def test_a_stream_ends_when_its_job_is_forgotten(client, claims, job_id, service):
     """Also one that has seen everything but the end."""
-    claim = claims.claim(job_id, worker="w")
-
-    def forget() -> None:
-        time.sleep(0.5)
-        with service.store.engine.begin() as connection:
-            connection.exec_driver_sql("DELETE FROM jobs")
-
-    thread = threading.Thread(target=forget)
-    thread.start()
-    assert [one["event"] for one in read(client, job_id)] == ["queued", "started"]
-    thread.join()
-    assert claim.job_id == job_id
+    claims.claim(job_id, worker="w")
+    found = []
+    with client.stream("GET", f"/jobs/{job_id}/events", headers=STREAM) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                found.append(line.removeprefix("event: "))
+                if len(found) == 2:
+                    with service.store.engine.begin() as connection:
+                        connection.exec_driver_sql("DELETE FROM jobs")
+    assert found == ["queued", "started"]
 
 
 def test_a_silent_stream_says_that_it_lives(client, job_id, monkeypatch):
@@ -124,7 +122,7 @@ def test_nobody_is_watched_when_nobody_follows(client, claims, job_id, service, 
     watcher = service.watcher
     assert (dict(watcher._bells), watcher._task) == ({}, None)
     read(client, job_id, most=1)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while watcher._bells or watcher._task:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -119,7 +119,7 @@ def broker_url(tmp_path):
         yield broker.url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextmanager
@@ -152,6 +152,7 @@ def test_schemathesis_finds_nothing(tmp_path, broker_url, finish):
         broker_url=broker_url,
         min_free_bytes=0,
         require_keys=True,
+        inspect_seconds=60.0,
     )
     application = create_app(settings)
     service = application.state.service
@@ -174,6 +175,8 @@ def test_schemathesis_finds_nothing(tmp_path, broker_url, finish):
             "--max-examples",
             str(NUM_EXAMPLES),
             "--no-color",
+            "--request-timeout",
+            "120",
         ]
         url = f"{client.base_url}/openapi.json"
         result = subprocess.run(

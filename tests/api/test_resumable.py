@@ -205,7 +205,7 @@ def cut(client, url: str, piece: bytes, offset: int, length: int, **headers: str
         connection.sendall(f"PATCH {url} HTTP/1.1\r\nHost: {host}:{port}\r\n{head}\r\n".encode())
         connection.sendall(piece)
         # An answer that is begun only once the connection is broken finds nothing of it.
-        for _ in range(200):
+        for _ in range(2400):
             if offset_of(client, url) > offset:
                 break
             time.sleep(0.05)
@@ -214,7 +214,7 @@ def cut(client, url: str, piece: bytes, offset: int, length: int, **headers: str
 
 def settled(client, url: str) -> int:
     """Return the offset once the server has seen that the connection broke."""
-    for _ in range(100):
+    for _ in range(2400):
         answer = client.head(url)
         probe = send(client, url, b"", int(answer.headers["upload-offset"]))
         if probe.status_code != 423:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.free_port import free_port
 from worker.contract.database import open_database
 from worker.contract.key_store import KeyStore, Scope
 
@@ -58,8 +59,7 @@ def api(folder: Path, *, database: str | None = None, **settings: str) -> Iterat
 @contextmanager
 def process(module: Sequence[str], environment: dict[str, str]) -> Iterator[Served]:
     """Run a module that listens on the port that `--port` gives."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     child = subprocess.Popen(
         [*on_core(0), sys.executable, "-m", *module, "--port", str(port)],
         env=os.environ | environment,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT
+from tests.free_port import free_port
 from tests.object_store import ObjectStore
 
 MOMENTUM = Path(sys.executable).with_name("momentum")
@@ -53,8 +53,7 @@ class Serving:
     def __init__(self, data_dir: Path, *, working_folder: Path = ROOT, **environment: str) -> None:
         self.data_dir = data_dir
         self._working_folder = working_folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         # What nobody asks for in most tests is not loaded in any.
         prefix = hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
@@ -90,7 +89,7 @@ class Serving:
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.send(signal.SIGINT)
-            self.wait(20)
+            self.wait(60)
         self.client.close()
 
     def processes(self) -> list[int]:
@@ -112,8 +111,11 @@ class Serving:
         return min(pid for pid in self.processes() if "celery_app" in self.of(pid, "cmdline"))
 
     def of(self, pid: int, name: str) -> str:
-        """What the kernel says of a process."""
-        return (Path("/proc") / str(pid) / name).read_text(errors="replace")
+        """What the kernel says of a process; nothing once it has ended."""
+        try:
+            return (Path("/proc") / str(pid) / name).read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
 
     def submit(self, request: dict[str, Any]) -> str:
         answer = self.client.post("/convert", json=request)

@@ -29,7 +29,7 @@ def commands(port: int) -> tuple[tuple[str, ...], ...]:
 
 
 def wait_until_ready(service: Serving) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         try:
             if service.client.get("/readyz").status_code == 200:
@@ -49,6 +49,7 @@ def test_a_worker_on_redis_and_postgresql_does_the_same_job(redis_url, postgres_
         "MOMENTUM_DATA_DIR": str(service.data_dir),
         "MOMENTUM_BROKER_URL": redis_url,
         "MOMENTUM_DATABASE_URL": postgres_url,
+        "MOMENTUM_PREPARE_SECONDS": "3600",
     }
     (service.data_dir / "logs").mkdir(parents=True)
     log = (service.data_dir / "logs" / "worker.log").open("w")
@@ -67,18 +68,18 @@ def test_a_worker_on_redis_and_postgresql_does_the_same_job(redis_url, postgres_
                 "refinement": {"max_steps": 20},
             }
         )
-        job = service.wait_for(location, "succeeded", seconds=90)
+        job = service.wait_for(location, "succeeded", seconds=400)
         assert job["result"]["top1_percent"]["original"] == pytest.approx(99.2)
         assert job["result"]["top1_percent"]["refined"] > 98
         assert service.client.get(job["links"]["weights"]).status_code == 200
         assert not (service.data_dir / "momentum.db").exists()
         asked = service.client.post("/inspect", json={"source": {"zoo": "digits_resnet26"}}).json()
-        found = service.wait_for_inspection(asked["links"]["self"], seconds=120)
+        found = service.wait_for_inspection(asked["links"]["self"], seconds=240)
         assert found["state"] == "answered", found["error"]
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
-            process.wait(30)
+            process.wait(90)
         log.close()
         service.client.close()

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from api.supervisor.valkey import find_server
+from tests.free_port import free_port
 
 START_SECONDS = 10.0
 
@@ -33,7 +31,7 @@ class Broker:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._server = server or find_server()
-        self.port = _lasting_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -86,15 +84,6 @@ class Broker:
     def _send(self, number: signal.Signals) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
-
-
-def _lasting_port() -> int:
-    """Return a free port that no connection gets by chance while the broker is down."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(10_000, lowest)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def redis_server() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from tests.conftest import postgres_schema
 from tests.end_to_end.conftest import Serving
 from tests.faults.broker import Broker, redis_server
 from tests.faults.invariants import violations
+from tests.free_port import free_port
 from worker.contract.collector import Collector
 from worker.contract.database import create_database_engine
 from worker.contract.file_store import DamagedFileError
@@ -110,9 +110,12 @@ class Stack(Serving):
     def child(self, worker: int | None = None) -> int:
         """The process of a worker that does the jobs."""
         parent = worker or self.pid("worker")
-        spawned = [one for one in self._children(parent) if "spawn_main" in self._command(one)]
+        spawned = self._spawned(parent)
         assert spawned, "the worker has no child at the moment"
         return max(spawned)
+
+    def _spawned(self, parent: int) -> list[int]:
+        return [one for one in self._children(parent) if "spawn_main" in self._command(one)]
 
     def threads(self, pid: int) -> int:
         """How many threads a process has."""
@@ -182,6 +185,7 @@ class Stack(Serving):
     def end_worker(self) -> None:
         """Kill the service's own worker's child, and let its main process take no other job."""
         worker = self.pid("worker")
+        wait_until(lambda: bool(self._spawned(worker)), "the worker starts no child", seconds=120)
         os.kill(worker, signal.SIGSTOP)
         os.kill(self.child(worker), signal.SIGKILL)
 
@@ -210,8 +214,14 @@ class Stack(Serving):
 
     def stopped(self) -> int:
         """The process that a failpoint stopped."""
-        [found] = [pid for pid in self.processes() if state_of(pid) == "T"]
-        return found
+
+        def found() -> list[int]:
+            return [pid for pid in self.processes() if state_of(pid) == "T"]
+
+        # A failpoint says that it is hit, and then stops its process.
+        wait_until(lambda: len(found()) > 0, "nobody is stopped", seconds=60)
+        [only] = found()
+        return only
 
     def wait_for_stage(self, location: str, stage: str, *, attempt: int = 1) -> None:
         """Wait until a job is in a stage."""
@@ -392,13 +402,6 @@ def stack(
         service.stop()
         if broker is not None:
             broker.stop()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        found: int = probe.getsockname()[1]
-        return found
 
 
 def wait_until(condition: Callable[[], bool], otherwise: str, *, seconds: float) -> None:

@@ -122,7 +122,7 @@ def test_the_record_is_locked_for_longer_than_anyone_waits(service: Stack):
         answer = service.client.post("/convert", json=SMALL)
         assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
         assert answer.headers["Retry-After"] == "5"
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 30
         if service.is_on_sqlite:
             assert service.client.get(location).status_code == 200, "reading goes on"
     service.end_of(location)
@@ -243,7 +243,7 @@ def test_a_job_is_cancelled_wherever_it_is(service: Stack, place):
     if place == "queued":
         os.kill(service.pid("relay"), signal.SIGSTOP)
     else:
-        service.arm(place, "sleep 30")
+        service.arm(place, "sleep 120")
     location = service.submit(SMALL)
     if place == "queued":
         service.client.post(f"{location}/cancel")
@@ -252,8 +252,8 @@ def test_a_job_is_cancelled_wherever_it_is(service: Stack, place):
         service.wait_hit(place)
         asked = time.monotonic()
         service.client.post(f"{location}/cancel")
-    job = service.wait_for(location, "cancelled", seconds=10)
-    assert place == "queued" or time.monotonic() - asked < 5
+    job = service.wait_for(location, "cancelled", seconds=60)
+    assert place == "queued" or time.monotonic() - asked < 30
     assert job["artifacts"] == []
     service.end_of(service.submit(SMALL))
     service.check()

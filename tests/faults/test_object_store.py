@@ -74,15 +74,16 @@ def test_no_machine_needs_the_disk_of_another(service: Stack, tmp_path):
         undisturbed = str(expected.headers["Location"])
         first = service.add_worker(**elsewhere(service, tmp_path / "first"))
         service.end_of(undisturbed)
-        service.arm("step.refining", "sleep 1")
+        service.arm("step.refining", "always sleep 0.3")
         service.wait_hit("step.refining")
         states = f"unfinished/{location.rpartition('/')[2]}"
         wait_until(
             lambda: any(int(Path(one).name[:8]) > 2 for one in service.shared_files(states)),
             "no later state is shared",
-            seconds=60,
+            seconds=120,
         )
         service.kill_group(first.pid)
+        service.disarm("step.refining")
         service.add_worker(**elsewhere(service, tmp_path / "second"))
         job = service.end_of(location)
         assert job["attempt"] == 2

@@ -62,7 +62,7 @@ def measured_service(folder: Path) -> Iterator[MeasuredService]:
             service = MeasuredService(client, process, data)
             yield service
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(120) == 0
             service.notes = json.loads(notes.read_text())
     finally:
         process.kill()

@@ -105,7 +105,7 @@ def main() -> None:
     for number in range(count):
         os.pwrite(at, b"%10d" % number, 0)
         content = series[number]
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             accepted.append((number, read(content)))
             codes["accepted"] += 1
@@ -113,7 +113,7 @@ def main() -> None:
             codes[error.code] += 1
         except Exception as error:
             failures.append((number, repr(error)))
-        slowest = max(slowest, (time.perf_counter() - started, number))
+        slowest = max(slowest, (time.process_time() - started, number))
     # Not `ru_maxrss`: that begins at the peak of the process which started this one.
     status = Path("/proc/self/status")
     text = status.read_text() if status.exists() else "VmHWM: 0 kB"

@@ -24,9 +24,10 @@ from tests.intake.conftest import MeasuredService, measured_service
 NUM_SERVICES = 2
 MEBIBYTE = 1 << 20
 MAX_INSPECTOR_BYTES = 256 * MEBIBYTE
-MAX_INSPECTOR_SECONDS = 2.0
+MAX_INSPECTOR_SECONDS, MOST_FILES_SECONDS = 6.0, 0.5
+"""Of 99 and 90 in a hundred. The heaviest take 2 s on a quiet machine of today."""
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 HONEST = safetensors_of(weights("digits_resnet26", 10))
 
@@ -144,8 +145,9 @@ def test_inspectors_are_quick_and_small(run):
     """Processor seconds: other processes of a busy machine are not the inspector's fault."""
     assert len(run.inspectors) >= 3 * len(CASES) - NUM_SERVICES
     processor = sorted(one["processor_seconds"] for one in run.inspectors)
-    p99 = processor[int(0.99 * len(processor))]
+    p90, p99 = (processor[int(share * len(processor))] for share in (0.9, 0.99))
     over = max(one["peak_bytes"] - one["file_bytes"] for one in run.inspectors)
+    assert p90 <= MOST_FILES_SECONDS
     assert p99 <= MAX_INSPECTOR_SECONDS
     assert over <= MAX_INSPECTOR_BYTES
 
@@ -167,14 +169,13 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_name_of_a_file_means_nothing(name, tmp_path):
+def test_the_name_of_a_file_means_nothing(tmp_path):
     with measured_service(tmp_path) as service:
-        files = {"checkpoint": (NAMES[name], HONEST)}
-        answer = service.client.post("/convert", files=files)
-        assert answer.status_code == 202, answer.json()
-        temporary, kept = service.files()
-        assert temporary == set()
-        assert all(len(bytes.fromhex(each)) == 32 for each in kept)
+        for what, name in NAMES.items():
+            answer = service.client.post("/convert", files={"checkpoint": (name, HONEST)})
+            assert answer.status_code == 202, (what, answer.json())
+            temporary, kept = service.files()
+            assert temporary == set(), what
+            assert all(len(bytes.fromhex(each)) == 32 for each in kept), what
     assert not MARKER.exists()
     assert service.notes["written_elsewhere"] == []

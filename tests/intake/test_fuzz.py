@@ -19,7 +19,7 @@ from tests.intake.mutants import Series
 
 NUM_MUTANTS = 20_000
 NUM_OVER_HTTP = 200
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")

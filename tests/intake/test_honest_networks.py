@@ -16,7 +16,7 @@ from tests.corpus.honest import FORMS
 
 NUM_PROCESSES = 2
 # A machine that does other things besides must not fail it.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def test_state_dicts_are_read_bit_for_bit():

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from tests.conftest import ROOT
-from tests.faults.stack import free_port
+from tests.free_port import free_port
 from tests.postgres_server import PostgresServer
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"

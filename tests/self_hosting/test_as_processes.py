@@ -88,7 +88,7 @@ class Client:
             assert time.monotonic() < until
             time.sleep(0.5)
 
-    def wait(self, job_id: str, seconds: float = 120) -> dict:
+    def wait(self, job_id: str, seconds: float = 300) -> dict:
         until = time.monotonic() + seconds
         while True:
             try:

@@ -28,21 +28,16 @@ def short(services) -> JobClaims:
     return JobClaims(services.claims.engine, lease_seconds=0.5)
 
 
-def wait(active: ActiveJob, seconds: float) -> None:
-    """Work without a word, then give one; either may be where the job is stopped."""
-    time.sleep(seconds)
-    active.check()
-
-
-def test_a_lease_is_kept_longer_than_it_lasts(short, job):
-    watch = LeaseWatch(short.engine, lease_seconds=0.5, max_attempts=3)
-    with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
-        for _ in range(12):
+def test_a_lease_is_kept_longer_than_it_lasts(services, job):
+    claims = JobClaims(services.claims.engine, lease_seconds=3)
+    watch = LeaseWatch(claims.engine, lease_seconds=3, max_attempts=3)
+    with ActiveJob(claims, claims.claim(job.id, worker="a"), lease_seconds=3) as active:
+        for _ in range(60):
             assert watch.requeue_expired() == 0
             time.sleep(0.1)
         active.check()
     watch.requeue_expired()
-    time.sleep(0.7)
+    time.sleep(4)
     assert watch.requeue_expired() == 1
 
 
@@ -53,14 +48,16 @@ def test_a_job_that_went_to_somebody_else_is_noticed(short, job):
         with pytest.raises(ClaimLostError):
             active.enter(Stage.PLANNING)
         with pytest.raises(ClaimLostError):
-            wait(active, 0.3)
+            _work_silently("sleep", until=time.monotonic() + 60)
 
 
-def test_a_database_that_is_away_ends_a_job_only_with_its_lease(short, job, monkeypatch):
+def test_a_database_that_is_away_ends_a_job_only_with_its_lease(services, job, monkeypatch):
+    claims = JobClaims(services.claims.engine, lease_seconds=3)
+
     def away(*_, **__):
         raise OperationalError("UPDATE", {}, Exception("away"))
 
-    with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
+    with ActiveJob(claims, claims.claim(job.id, worker="a"), lease_seconds=3) as active:
         active.enter(Stage.LOADING)
         for name in ("enter_stage", "record_progress", "renew"):
             monkeypatch.setattr(JobClaims, name, away)
@@ -68,7 +65,7 @@ def test_a_database_that_is_away_ends_a_job_only_with_its_lease(short, job, monk
         active.advance(0.5)
         active.check()
         with pytest.raises(ClaimLostError):
-            wait(active, 0.9)
+            _work_silently("sleep", until=time.monotonic() + 60)
 
 
 def test_progress_never_falls_and_is_written_once_a_second(short, store, job):
@@ -94,9 +91,8 @@ def test_a_cancelled_job_stops_at_its_next_step(short, store, job):
     with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
         active.enter(Stage.LOADING)
         store.cancel(job.id, tenant="default")
-        time.sleep(0.15)
         with pytest.raises(JobCancelledError):
-            active.advance(0.5)
+            _advance_until_stopped(active)
 
 
 @pytest.mark.parametrize("work", ["sleep", "torch"])
@@ -107,8 +103,8 @@ def test_a_stage_that_does_not_look_is_interrupted(short, store, job, work):
         active.enter(Stage.MEASURING)
         store.cancel(job.id, tenant="default")
         with pytest.raises(JobCancelledError):
-            _work_silently(work, until=started + 20)
-    assert time.monotonic() - started < 5
+            _work_silently(work, until=started + 60)
+    assert time.monotonic() - started < 30
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
 
 
@@ -117,11 +113,8 @@ def test_a_job_that_was_told_to_stop_saves_its_state_undisturbed(short, job, tol
     with ActiveJob(short, short.claim(job.id, worker="a"), lease_seconds=0.5) as active:
         active.enter(Stage.REFINING)
         short.hand_back("a")
-        if told == "by a check":
-            while active._stop is None:
-                time.sleep(0.001)
         with pytest.raises(ClaimLostError):
-            active.advance(0.5)
+            _advance_once_told(active, told)
         for _ in range(100):  # of a slow disk
             time.sleep(0.01)
 
@@ -148,7 +141,7 @@ def test_a_cancelled_job_deep_in_a_library_ends_with_its_process(short, store, j
     with keeping as active:
         active.enter(Stage.MEASURING)
         store.cancel(job.id, tenant="default")
-        assert ended.wait(3)
+        assert ended.wait(60)
     assert store.get(job.id, tenant="default").state == JobState.CANCELLED
 
 
@@ -158,17 +151,30 @@ def test_a_job_that_hangs_ends_with_its_process(short, store, job):
         short,
         short.claim(job.id, worker="a"),
         lease_seconds=0.5,
-        stall_seconds=0.5,
+        stall_seconds=3,
         end_process=ended.set,
     )
     with keeping as active:
-        for _ in range(10):
+        for _ in range(40):
             active.check()
             time.sleep(0.1)
         assert not ended.is_set(), "it goes on"
         active.enter(Stage.MEASURING)
-        assert ended.wait(3)
+        assert ended.wait(60)
     assert "stalled" in [event.kind for event in store.events_of(job.id)]
+
+
+def _advance_once_told(active: ActiveJob, told: str) -> None:
+    while told == "by a check" and active._stop is None:
+        time.sleep(0.001)
+    active.advance(0.5)
+
+
+def _advance_until_stopped(active: ActiveJob) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        active.advance(0.5)
+        time.sleep(0.01)
 
 
 def _work_silently(work: str, *, until: float) -> None:

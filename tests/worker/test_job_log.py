@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 
 import pytest
@@ -86,7 +87,11 @@ def test_a_full_log_says_so_once(services, claim, monkeypatch):
     monkeypatch.setattr("worker.contract.job_logs.MAX_LINES", 3)
     monkeypatch.setattr(job_log, "WRITE_SECONDS", 0.01)
     with JobLog(services.logs, claim) as log:
-        for _ in range(50):
+        until = time.monotonic() + 60
+        while not log._is_full and time.monotonic() < until:
+            logging.getLogger("worker.x").info("line")
+            log._ended.wait(0.002)
+        for _ in range(20):
             logging.getLogger("worker.x").info("line")
             log._ended.wait(0.002)
     found = messages(services, claim.job_id)

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from api.client import AsyncClient, AsyncJob, Client, Job
-from tests.architecture.test_imports import _modules_after
+from tests.architecture.test_imports import modules_after
 
 
 def methods(kind: type) -> dict[str, object]:
@@ -39,6 +39,6 @@ def test_every_argument_is_documented():
 
 
 def test_the_client_needs_nothing_of_the_service():
-    held = _modules_after("import api.client")
+    held = modules_after("import api.client")
     assert not held & {"torch", "fastapi", "sqlalchemy", "numpy", "pydantic", "typer", "redis"}
     assert {name for name in held if name.startswith("worker")} == set()

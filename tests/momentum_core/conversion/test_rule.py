@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from functools import cache
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from momentum_core.conversion import (
 from momentum_core.errors import ConfigError, ConversionError
 
 
+@cache
 def _plan() -> ConversionPlan:
     plan = plan_architecture("cifar_resnet20", num_classes=4)
     numbers = torch.Generator().manual_seed(2)

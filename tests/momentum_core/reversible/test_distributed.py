@@ -22,7 +22,7 @@ NUM_PROCESSES = 2
 NUM_BLOCKS = 6
 NUM_STEPS = 3
 WIDTH = 8
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 600
 
 # Options of DistributedDataParallel, and two of this file's own.
 CASES: dict[str, dict[str, bool]] = {
@@ -116,7 +116,7 @@ def _run_process(rank: int, folder: str) -> None:
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=NUM_PROCESSES,
-        timeout=timedelta(seconds=TIMEOUT_SECONDS / 2),
+        timeout=timedelta(seconds=TIMEOUT_SECONDS),
     )
     results = {
         case: {backward: _train(rank, backward, **options) for backward in ("reversible", "stored")}

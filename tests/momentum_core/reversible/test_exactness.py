@@ -9,11 +9,11 @@ from momentum_core.reversible import MomentumStack
 GAMMAS = (1 / 16, 0.1, 0.3, 1 / 2, 0.7, 7 / 8, 0.9, 0.97, 0.99)
 DEPTHS = (1, 2, 7, 40, 200, 1000)
 
-# Every depth with every gamma for the cheapest block; for the others every depth and every gamma.
+# Every depth and every gamma; `test_grid` has every pair of them, of thinner blocks.
 DEEP = {40: GAMMAS[1::3], 200: GAMMAS[2::4], 1000: GAMMAS[7:8]}
-GRID = [("mlp", depth, gamma) for depth, gamma in itertools.product(DEPTHS, GAMMAS)] + [
+GRID = [
     (kind, depth, gamma)
-    for kind, depth in itertools.product(("conv", "attention"), DEPTHS)
+    for kind, depth in itertools.product(("mlp", "conv", "attention"), DEPTHS)
     for gamma in DEEP.get(depth, GAMMAS)
 ]
 

@@ -109,7 +109,7 @@ def test_once_a_queue_is_paused_no_job_starts(queues, store, claims):
         for job_id in waiting:
             if claims.claim(job_id, worker="w") is not None:
                 started.append(job_id)
-            time.sleep(0.01)  # or SQLite's lock would be taken again at once
+            time.sleep(0.05)  # or SQLite's lock would be taken again at once
 
     thread = threading.Thread(target=work)
     thread.start()
