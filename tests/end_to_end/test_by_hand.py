@@ -49,7 +49,6 @@ def test_a_worker_on_redis_and_postgresql_does_the_same_job(redis_url, postgres_
         "MOMENTUM_DATA_DIR": str(service.data_dir),
         "MOMENTUM_BROKER_URL": redis_url,
         "MOMENTUM_DATABASE_URL": postgres_url,
-        "MOMENTUM_PREPARE_SECONDS": "3600",
     }
     (service.data_dir / "logs").mkdir(parents=True)
     log = (service.data_dir / "logs" / "worker.log").open("w")
