@@ -45,7 +45,7 @@ def create_celery_app(
         # CUDA does not survive a fork.
         worker_pool_start_method="spawn",
         # A child imports torch before it is ready; at Celery's 4 s it would be killed in a loop.
-        worker_proc_alive_timeout=300,
+        worker_proc_alive_timeout=60,
         worker_max_tasks_per_child=JOBS_PER_CHILD,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
