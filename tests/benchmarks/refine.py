@@ -17,7 +17,7 @@ from tests.benchmarks.networks import CIFAR_FILES, IMAGENET, cifar_images, cifar
 CASES: tuple[tuple[float, int, bool, float], ...] = (
     (0.9, 400, True, 0.7),
     (0.5, 150, True, 0.4),
-    (0.9, 400, False, 1.0),
+    (0.9, 200, False, 1.0),
 )
 """Gamma, steps of 128 images at most, whether labels are used, points that may be lost."""
 

@@ -357,3 +357,4 @@ def test_keys_are_made_used_and_revoked(open_tab, tmp_path):
         watched.go("/ui/jobs")
         assert "sign-in" in tab.url
         watched.faults = [one for one in watched.faults if "401" not in one]
+        tab.close()  # while there is somebody to answer it

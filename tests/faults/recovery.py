@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tests.faults.stack import ENDLESS, SMALL, Stack, stack, wait_until
+from tests.faults.stack import ENDLESS, SMALL, Stack, stack, state_of, wait_until
 from worker.contract.messages import CONVERT_QUEUE
 
 DEFAULTS = {
@@ -20,6 +21,9 @@ DEFAULTS = {
     "MOMENTUM_CHECKPOINT_SECONDS": "15",
     "MOMENTUM_MAX_ATTEMPTS": "1000",
 }
+MEASURING = SMALL | {"measurement": SMALL["measurement"] | {"repeats": 100, "batch_size": 64}}
+"""A job that is measured for a while."""
+NUM_STOPS = 5
 
 
 def main(num_kills: int, num_jobs: int) -> int:
@@ -48,7 +52,37 @@ def _measured(service: Stack, num_kills: int, num_jobs: int) -> Iterator[tuple[s
     wait_until(lambda: service.status("/readyz") is None, "it is not killed", seconds=5)
     service.wait_ready()
     yield "API killed, ready again", time.monotonic() - started, 3.0
+    for stage, request in (("measuring", MEASURING), ("refining", ENDLESS)):
+        longest = max(_cancelled(service, stage, request) for _ in range(NUM_STOPS))
+        yield f"cancelled while {stage}, longest of {NUM_STOPS}", longest, 5.0
+    longest = max(_told_to_stop(service) for _ in range(NUM_STOPS))
+    yield f"worker told to stop, gone, longest of {NUM_STOPS}", longest, 10.0
     yield from _without_broker(service, num_jobs)
+
+
+def _cancelled(service: Stack, stage: str, request: dict[str, Any]) -> float:
+    location = service.submit(request)
+    service.wait_for_stage(location, stage)
+    time.sleep(1)  # into the stage
+    started = time.monotonic()
+    service.client.post(f"{location}/cancel")
+    service.wait_for(location, "cancelled", seconds=60)
+    return time.monotonic() - started
+
+
+def _told_to_stop(service: Stack) -> float:
+    location = service.submit(ENDLESS)
+    service.wait_for_stage(location, "refining")
+    time.sleep(1)
+    worker, started = service.pid("worker"), time.monotonic()
+    os.kill(worker, signal.SIGTERM)
+    wait_until(lambda: state_of(worker) in ("", "Z"), "it does not end", seconds=60)
+    taken = time.monotonic() - started
+    # Handed back: the next one goes on with it, and it is still the first attempt.
+    service.wait_for(location, "running", seconds=120, stage="refining", attempt=1)
+    service.client.post(f"{location}/cancel")
+    service.wait_for(location, "cancelled", seconds=60)
+    return taken
 
 
 def _recoveries(service: Stack, who: str, count: int) -> Iterator[float]:

@@ -310,7 +310,9 @@ def test_no_example_shows_a_difference():
         for name, value in expected.items():
             other = found[name]
             assert (value is None) == (other is None), name
-            assert value is None or torch.equal(other, value), name
+            # Half precision overflows in some examples, in both ways alike.
+            assert value is None or torch.equal(other.isnan(), value.isnan()), name
+            assert value is None or torch.equal(other[~other.isnan()], value[~value.isnan()]), name
         is_plain = case.dtype == torch.float32 and case.autocast is None
         if is_plain and case.mode == "eval" and case.options["state_bits"] == 32:
             counts["compared with float64"] += 1
