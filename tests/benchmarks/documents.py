@@ -35,8 +35,11 @@ def filled(document: Path) -> str:
     """Return a document's text with what the records say.
 
     Raises:
-        LookupError: a block names what no record has.
+        LookupError: a block names what no record has, or has no end.
     """
+    text = document.read_text()
+    if text.count("<!-- measured: ") != text.count("<!-- end of measured -->"):
+        raise LookupError(f"{document.name}: a measured block has no end, or an end no block")
 
     def block(match: re.Match[str]) -> str:
         part, name = match["part"], match["name"]
@@ -45,7 +48,7 @@ def filled(document: Path) -> str:
             "<!-- end of measured -->"
         )
 
-    return _BLOCK.sub(block, document.read_text())
+    return _BLOCK.sub(block, text)
 
 
 def named_in(document: Path) -> set[tuple[str, str]]:
