@@ -13,6 +13,7 @@ def free_port() -> int:
 
     Nobody listens on it now, and it is below those that the kernel gives out by itself.
     """
+    # Other systems than Linux give out higher ones.
     given_out = Path("/proc/sys/net/ipv4/ip_local_port_range")
     lowest = int(given_out.read_text().split()[0]) if given_out.exists() else 32_768
     while True:

@@ -66,6 +66,15 @@ def test_a_document_that_names_no_record_is_found(tmp_path, named, reason):
         documents.filled(wrong)
 
 
+def test_a_block_without_an_end_is_found(tmp_path):
+    """It would swallow what follows, up to the end of the next block."""
+    source = next(one for one in DOCUMENTS if documents.named_in(one))
+    wrong = tmp_path / source.name
+    wrong.write_text("<!-- measured: exactness/table -->\n" + source.read_text())
+    with pytest.raises(LookupError, match="has no end"):
+        documents.filled(wrong)
+
+
 def test_a_changed_figure_is_found(tmp_path):
     source = next(one for one in DOCUMENTS if documents.named_in(one))
     text = source.read_text()
